@@ -1,0 +1,373 @@
+/* PID 1 of the sandbox: sets it up, starts the payload, reaps, ends. The payload is its
+ * neighbour, so it keeps an empty command line and environment, is not dumpable, and takes
+ * orders from its lifeline alone: signals sent from inside are blocked and never read. */
+#include "sys.h"
+
+#include "launch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+static _Noreturn void give_up(enum stage stage, const struct failure *f, int code)
+{
+	send_failure(EVENT_ERROR, stage, f);
+	_exit(code);
+}
+
+static _Noreturn void give_up_now(struct context *ctx, enum stage stage, const char *text)
+{
+	fail(&ctx->failure, text);
+	give_up(stage, &ctx->failure, CODE_SETUP_FAILED);
+}
+
+static uint32_t exec_flags(const struct plan *plan)
+{
+	struct cursor c = plan->exec.body;
+	return take_u32(&c);
+}
+
+/* prctl(2): the signal fires when the parent dies and is cleared by a change of ids. A parent
+ * that died before this call shows as the end of the lifeline. */
+static void die_with_parent(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	struct pollfd p = { FD_LIFELINE, POLLIN, 0 };
+	if (poll(&p, 1, 0) > 0 && !(p.revents & POLLIN))
+		_exit(CODE_SETUP_FAILED);
+}
+
+/* The launcher writes one zero byte once the id maps stand. Before that, every file that we
+ * make would have an unmapped owner. */
+static void wait_for_maps(void)
+{
+	char byte;
+	ssize_t n;
+	do
+		n = read(FD_LIFELINE, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	if (n != 1)
+		_exit(CODE_SETUP_FAILED);
+}
+
+/* user_namespaces(7): a process may map its own id itself, once setgroups is denied. So a map
+ * of one id needs no second process and no waiting for one. */
+static void write_own_map(struct context *ctx, int proc, const struct idmap_extent *uid,
+			  const struct idmap_extent *gid)
+{
+	char uids[40], gids[40];
+	snprintf(uids, sizeof(uids), "%u %u 1", uid->inside, uid->outside);
+	snprintf(gids, sizeof(gids), "%u %u 1", gid->inside, gid->outside);
+	const char *const writes[][2] = { { "self/setgroups", "deny" },
+					  { "self/uid_map", uids },
+					  { "self/gid_map", gids } };
+	for (size_t i = 0; i < 3; i++) {
+		int file = openat(proc, writes[i][0], O_WRONLY | O_CLOEXEC);
+		ssize_t length = (ssize_t)strlen(writes[i][1]);
+		if (file < 0 || write(file, writes[i][1], (size_t)length) != length)
+			give_up_now(ctx, STAGE_MAP, writes[i][0]);
+		close(file);
+	}
+}
+
+static void become_outer_root(struct context *ctx, const struct plan *plan)
+{
+	struct operation op = { 0 };
+	find_operation(plan, OP_ID_MAP, &op);
+	ctx->failure.op = op.index;
+	uint32_t way = take_u32(&op.body), deny_setgroups = take_u32(&op.body);
+	if (way == MAP_SELF) {
+		take_extents(&op.body, ctx->inner_uids);
+		take_extents(&op.body, ctx->inner_gids);
+		int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		write_own_map(ctx, proc, ctx->inner_uids, ctx->inner_gids);
+		close(proc);
+	} else {
+		wait_for_maps();
+	}
+	if (!deny_setgroups && syscall(SYS_setgroups, 0, NULL) < 0)
+		give_up_now(ctx, STAGE_MAP, "setgroups");
+	if (syscall(SYS_setresgid, 0, 0, 0) < 0 || syscall(SYS_setresuid, 0, 0, 0) < 0)
+		give_up_now(ctx, STAGE_MAP, "cannot become root of the user namespace");
+	die_with_parent();
+}
+
+static void set_up(struct context *ctx, const struct plan *plan)
+{
+	struct operation op = { 0 };
+	for (size_t at = 0; plan_next(plan, &at, &op);)
+		if (plan_phase(op.opcode) == PHASE_SETUP && setup_operation(ctx, &op) < 0)
+			give_up(STAGE_SETUP, &ctx->failure, CODE_SETUP_FAILED);
+}
+
+/* ---- the payload's process --------------------------------------------------------------- */
+
+static void take_terminal(struct context *ctx)
+{
+	if (ctx->terminal < 0)
+		return;
+	if (ioctl(ctx->terminal, ABI_TIOCSCTTY, 0) < 0)
+		give_up_now(ctx, STAGE_SECURITY, "controlling terminal");
+	for (int fd = 0; fd < 3; fd++)
+		if (dup2(ctx->terminal, fd) < 0)
+			give_up_now(ctx, STAGE_SECURITY, "terminal");
+}
+
+static void reset_signals(void)
+{
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static int exit_code(int error)
+{
+	return error == ENOENT ? CODE_NOT_FOUND : CODE_NOT_EXECUTABLE;
+}
+
+/* setsid keeps kill(0, …) and the caller's terminal apart from the sandbox. The byte on the
+ * exec pipe tells a failed exec from a successful one, which only closes the pipe. */
+static _Noreturn void become_payload(struct context *ctx, const struct plan *plan)
+{
+	setsid();
+	take_terminal(ctx);
+	reset_signals();
+	struct operation op = { 0 };
+	for (size_t at = 0; plan_next(plan, &at, &op);) {
+		if (plan_phase(op.opcode) != PHASE_PAYLOAD)
+			continue;
+		if (op.opcode == OP_CLOSE_DESCRIPTORS && !(exec_flags(plan) & EXEC_INIT))
+			die_with_parent();
+		if (payload_operation(ctx, &op, plan) == 0)
+			continue;
+		enum stage stage = op.opcode == OP_EXEC ? STAGE_EXEC : STAGE_SECURITY;
+		int code = stage == STAGE_EXEC ? exit_code(ctx->failure.error) : CODE_SETUP_FAILED;
+		if (write(FD_EXEC_PIPE, "!", 1) < 0)
+			code = CODE_SETUP_FAILED;
+		give_up(stage, &ctx->failure, code);
+	}
+	_exit(CODE_SETUP_FAILED);
+}
+
+/* ---- the inner user namespace -------------------------------------------------------------
+ * proc(5): files below /proc/PID of a process that is not dumpable belong to the host's root and
+ * cannot be opened here. So the payload's process becomes undumpable once it is mapped; no code
+ * of the sandbox runs before that. */
+
+static int maps_itself(const struct context *ctx)
+{
+	return ctx->inner_user && ctx->inner_deny_setgroups;
+}
+
+/* Its own number, as the procfs that is written through knows it: with the procfs of an outer
+ * sandbox that is not the number that clone(2) returned to its parent. */
+static void ask_for_map(struct context *ctx, int peer)
+{
+	char number[16] = "", byte;
+	ssize_t n;
+	if (readlinkat(ctx->procfs, "self", number, sizeof(number) - 1) < 0 ||
+	    send(peer, number, sizeof(number), MSG_NOSIGNAL) < 0)
+		give_up_now(ctx, STAGE_MAP, "/proc/self");
+	do
+		n = recv(peer, &byte, 1, 0);
+	while (n < 0 && errno == EINTR);
+	if (n != 1)
+		_exit(CODE_SETUP_FAILED); /* the other side has reported why it ended */
+}
+
+static void answer_with_map(struct context *ctx, int peer, int pidfd)
+{
+	char number[16];
+	struct idmap uids = { ctx->inner_uids, ctx->inner_uid_count };
+	struct idmap gids = { ctx->inner_gids, ctx->inner_gid_count };
+	struct idmap_error error = { 0 };
+	ssize_t n;
+	do
+		n = recv(peer, number, sizeof(number), 0);
+	while (n < 0 && errno == EINTR);
+	if (n != (ssize_t)sizeof(number))
+		_exit(CODE_SETUP_FAILED);
+	number[sizeof(number) - 1] = 0;
+	if (idmap_write_direct(ctx->procfs, (pid_t)strtol(number, NULL, 10), pidfd, &uids, &gids, 0,
+			       &error) < 0) {
+		fail_with(&ctx->failure, error.error, error.text);
+		give_up(STAGE_MAP, &ctx->failure, CODE_SETUP_FAILED);
+	}
+	if (send(peer, "", 1, MSG_NOSIGNAL) < 0)
+		give_up_now(ctx, STAGE_MAP, "inner user namespace");
+}
+
+static void make_pair(struct context *ctx, int pair[2])
+{
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		give_up_now(ctx, STAGE_MAP, "socketpair");
+}
+
+static _Noreturn void enter_payload(struct context *ctx, const struct plan *plan, int peer)
+{
+	if (maps_itself(ctx))
+		write_own_map(ctx, ctx->procfs, ctx->inner_uids, ctx->inner_gids);
+	else if (ctx->inner_user)
+		ask_for_map(ctx, peer);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	become_payload(ctx, plan);
+}
+
+static pid_t start_payload(struct context *ctx, const struct plan *plan)
+{
+	int pair[2], pidfd = -1;
+	make_pair(ctx, pair);
+	pid_t pid = sys_clone(ctx->inner_user ? ABI_CLONE_NEWUSER : 0, &pidfd);
+	if (pid < 0)
+		give_up_now(ctx, STAGE_CLONE, "cannot start the payload's process");
+	if (pid == 0) {
+		close(pair[0]);
+		enter_payload(ctx, plan, pair[1]);
+	}
+	close(pair[1]);
+	if (ctx->inner_user && !maps_itself(ctx))
+		answer_with_map(ctx, pair[0], pidfd);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	close(pair[0]);
+	close(pidfd);
+	return pid;
+}
+
+/* Without an init this process is the payload: a child writes the map and leaves. */
+static _Noreturn void run_as_first_process(struct context *ctx, const struct plan *plan)
+{
+	int pair[2], pidfd = -1;
+	close(FD_EXEC_WATCH);
+	make_pair(ctx, pair);
+	pid_t mapper = ctx->inner_user && !maps_itself(ctx) ? sys_clone(0, &pidfd) : 0;
+	if (mapper < 0)
+		give_up_now(ctx, STAGE_CLONE, "cannot start the process that writes the id map");
+	if (getpid() != 1) {
+		close(pair[0]);
+		answer_with_map(ctx, pair[1], (int)syscall(SYS_pidfd_open, 1, 0));
+		_exit(0);
+	}
+	close(pair[1]);
+	if (ctx->inner_user && unshare(ABI_CLONE_NEWUSER) < 0)
+		give_up_now(ctx, STAGE_CLONE, "inner user namespace");
+	if (!mapper)
+		enter_payload(ctx, plan, pair[0]);
+	ask_for_map(ctx, pair[0]);
+	while (waitpid(mapper, NULL, 0) < 0 && errno == EINTR)
+		;
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	become_payload(ctx, plan);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------ */
+
+/* CAP_KILL alone stays: the payload's ids may differ from ours. */
+static void keep_only_kill(void)
+{
+	struct abi_cap_header header = { ABI_CAP_VERSION_3, 0 };
+	struct abi_cap_data data[2] = { { 1U << ABI_CAP_KILL, 1U << ABI_CAP_KILL, 0 }, { 0, 0, 0 } };
+	if (syscall(SYS_capset, &header, data) < 0)
+		_exit(CODE_SETUP_FAILED);
+}
+
+static void close_all_but_ours(void)
+{
+	sys_close_range(0, FD_CHANNEL - 1);
+	sys_close_range(FD_CHANNEL + 1, FD_EXEC_WATCH - 1);
+	sys_close_range(FD_LIFELINE + 1, ~0U);
+}
+
+static int code_of(int status)
+{
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void reap(pid_t payload)
+{
+	struct rusage usage;
+	int status;
+	for (;;) {
+		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
+		if (pid <= 0)
+			return;
+		if (pid != payload)
+			continue;
+		/* The status leaves before the tear-down: our exit kills the whole pid namespace. */
+		send_status(EVENT_EXITED, pid, status, &usage);
+		_exit(code_of(status));
+	}
+}
+
+static void obey(pid_t payload)
+{
+	unsigned char signal;
+	ssize_t n = read(FD_LIFELINE, &signal, 1);
+	if (n == 0)
+		_exit(128 + SIGKILL);
+	if (n == 1 && signal > 0 && signal <= 64)
+		kill(payload, signal);
+}
+
+static void notice_exec(struct pollfd *watch, pid_t payload)
+{
+	char byte;
+	if (read(FD_EXEC_WATCH, &byte, 1) == 0)
+		send_running(payload);
+	close(FD_EXEC_WATCH);
+	watch->fd = -1;
+}
+
+static _Noreturn void watch_over(pid_t payload)
+{
+	sigset_t child;
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	struct pollfd watch[3] = { { FD_EXEC_WATCH, POLLIN, 0 },
+				   { FD_LIFELINE, POLLIN, 0 },
+				   { signals, POLLIN, 0 } };
+	struct signalfd_siginfo info;
+
+	reap(payload);
+	for (;;) {
+		if (poll(watch, 3, -1) < 0 && errno != EINTR)
+			_exit(CODE_SETUP_FAILED);
+		if (watch[0].revents)
+			notice_exec(&watch[0], payload);
+		if (watch[1].revents)
+			obey(payload);
+		if (watch[2].revents && read(signals, &info, sizeof(info)) > 0)
+			reap(payload);
+	}
+}
+
+_Noreturn void init_main(const struct plan *plan)
+{
+	struct context *ctx = calloc(1, sizeof(*ctx));
+	if (!ctx)
+		_exit(CODE_SETUP_FAILED);
+	*ctx = (struct context){ .stage = -1, .root = -1, .procfs = -1, .terminal = -1, .ruleset = -1 };
+	ctx->failure.op = -1;
+
+	die_with_parent();
+	become_outer_root(ctx, plan);
+	set_up(ctx, plan);
+	if (!(exec_flags(plan) & EXEC_INIT))
+		run_as_first_process(ctx, plan);
+
+	pid_t payload = start_payload(ctx, plan);
+	free(ctx);
+	keep_only_kill();
+	close_all_but_ours();
+	munmap((void *)(uintptr_t)plan->data, plan->length);
+	watch_over(payload);
+}

@@ -1,0 +1,51 @@
+/* What the stages share. No globals: every function gets what it works on. */
+#ifndef SBX_LAUNCH_H
+#define SBX_LAUNCH_H
+
+#include "../newuidmap_wrapper/idmap.h"
+#include "plan.h"
+#include "report.h"
+
+#define EXEC_INIT 0x1U	   /* the payload runs under an init of ours */
+#define EXEC_TERMINAL 0x2U /* the payload gets the sandbox's own terminal */
+
+/* Who writes the outer maps (ID_MAP). */
+enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
+
+/* Beside the descriptors of report.h; all close-on-exec. */
+#define FD_EXEC_PIPE 103     /* its end of file tells that the payload's exec succeeded */
+#define FD_EXEC_WATCH 104    /* the other end, in init or, without one, in the launcher */
+#define FD_LIFELINE 105	     /* init reads: one byte when mapped, then signals to pass on */
+#define FD_LIFELINE_END 106  /* the launcher's end: when it closes, init ends */
+
+#define CODE_SETUP_FAILED 125
+#define CODE_NOT_EXECUTABLE 126
+#define CODE_NOT_FOUND 127
+
+/* Descriptors and maps that the operations of one process hand on to each other. */
+struct context {
+	struct failure failure;
+	int stage;    /* the staging tmpfs; also the working directory until the pivot */
+	int root;     /* the new root */
+	int procfs;   /* a procfs of the sandbox's pid namespace that nothing else sees */
+	int terminal; /* the payload's end of the sandbox's own terminal, or -1 */
+	int ruleset;  /* Landlock ruleset under construction, or -1 */
+	int inner_user;
+	int inner_deny_setgroups;
+	struct idmap_extent inner_uids[340];
+	struct idmap_extent inner_gids[340];
+	uint32_t inner_uid_count;
+	uint32_t inner_gid_count;
+};
+
+/* Read a map of the plan into `extents` (room for 340); returns the number of extents. */
+uint32_t take_extents(struct cursor *c, struct idmap_extent *extents);
+
+/* Execute one operation of the set-up or the payload phase; 0 or fail(). */
+int setup_operation(struct context *ctx, struct operation *op);
+int payload_operation(struct context *ctx, struct operation *op, const struct plan *plan);
+
+/* PID 1 of the sandbox: never returns; the exit status is the launcher's. */
+_Noreturn void init_main(const struct plan *plan);
+
+#endif

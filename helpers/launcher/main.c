@@ -1,0 +1,244 @@
+/* The launcher. It knows no policy: it executes the plan that lies, sealed, in descriptor 100.
+ *
+ *   decode   check that we run from a sealed image, read the plan        caller's rights
+ *   clone    new session; all namespaces at once; the child waits        caller's rights
+ *   map      write the id maps, directly or through the helpers          caller's rights
+ *   watch    wait for the child, pass signals on, die with the owner     nothing new is opened
+ *
+ * The child goes on in init.c (set-up, PID 1) and from there in security.c (payload). */
+#include "sys.h"
+
+#include "launch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static _Noreturn void give_up(enum stage stage, const struct failure *f)
+{
+	send_failure(EVENT_ERROR, stage, f);
+	_exit(CODE_SETUP_FAILED);
+}
+
+/* The payload could reach our image as /proc/PID/exe: nobody may be able to write to it. */
+static int image_sealed(void)
+{
+#ifdef SBX_UNSEALED_IMAGE
+	return 1;
+#else
+	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	int seals = self < 0 ? -1 : fcntl(self, ABI_F_GET_SEALS);
+	if (self >= 0)
+		close(self);
+	return seals >= 0 && (seals & ABI_F_SEAL_WRITE);
+#endif
+}
+
+static void decode(struct plan *plan, struct failure *f)
+{
+	struct stat st;
+	const char *why;
+	if (!image_sealed()) {
+		fail_with(f, EPERM, "the launcher does not run from a sealed memfd");
+		give_up(STAGE_DECODE, f);
+	}
+	if (fstat(FD_PLAN, &st) < 0 || st.st_size <= 0 || st.st_size > (off_t)PLAN_MAX_BYTES ||
+	    !(fcntl(FD_PLAN, ABI_F_GET_SEALS) & ABI_F_SEAL_WRITE)) {
+		fail_with(f, EINVAL, "descriptor 100 holds no sealed plan");
+		give_up(STAGE_DECODE, f);
+	}
+	size_t length = (size_t)st.st_size;
+	void *data = mmap(NULL, length, PROT_READ, MAP_PRIVATE, FD_PLAN, 0);
+	if (data == MAP_FAILED || plan_decode(data, length, plan, &why, &f->op) < 0) {
+		fail_with(f, EINVAL, data == MAP_FAILED ? "mmap" : why);
+		give_up(STAGE_DECODE, f);
+	}
+	close(FD_PLAN);
+}
+
+/* What Python's other threads opened meanwhile, and what the caller left inheritable, ends
+ * here; the payload's list is applied once more before its exec. */
+static void close_strangers(const struct plan *plan)
+{
+	struct operation op = { 0 };
+	find_operation(plan, OP_CLOSE_DESCRIPTORS, &op);
+	unsigned next = 3;
+	uint32_t count = op.opcode ? take_u32(&op.body) : 0;
+	for (uint32_t i = 0; i <= count; i++) {
+		unsigned keep = i < count ? take_u32(&op.body) : ~0U;
+		for (unsigned own = FD_CHANNEL; own <= FD_OWNER; own++)
+			if (next <= own && own < keep) {
+				sys_close_range(next, own - 1);
+				next = own + 1;
+			}
+		if (keep > next)
+			sys_close_range(next, keep - 1);
+		next = keep + 1;
+	}
+}
+
+static void move_to(struct failure *f, int from, int to)
+{
+	if (dup3(from, to, O_CLOEXEC) < 0) {
+		fail(f, "dup3");
+		give_up(STAGE_CLONE, f);
+	}
+	close(from);
+}
+
+static void make_pipes(struct failure *f)
+{
+	int exec_pipe[2], lifeline[2];
+	if (pipe2(exec_pipe, O_CLOEXEC) < 0 || pipe2(lifeline, O_CLOEXEC) < 0) {
+		fail(f, "pipe2");
+		give_up(STAGE_CLONE, f);
+	}
+	move_to(f, exec_pipe[0], FD_EXEC_WATCH);
+	move_to(f, exec_pipe[1], FD_EXEC_PIPE);
+	move_to(f, lifeline[0], FD_LIFELINE);
+	move_to(f, lifeline[1], FD_LIFELINE_END);
+}
+
+static pid_t start_init(const struct plan *plan, struct failure *f, int *pidfd)
+{
+	struct operation op = { 0 };
+	find_operation(plan, OP_NAMESPACES, &op);
+	f->op = op.index;
+	pid_t pid = sys_clone(take_u32(&op.body), pidfd);
+	if (pid < 0) {
+		fail(f, "clone");
+		give_up(STAGE_CLONE, f);
+	}
+	if (pid == 0) {
+		close(FD_LIFELINE_END);
+		close(FD_OWNER);
+		init_main(plan);
+	}
+	close(FD_LIFELINE);
+	close(FD_EXEC_PIPE);
+	return pid;
+}
+
+/* Maps are written while the child waits, and while both of us are dumpable: proc(5) gives the
+ * files of a process that is not dumpable to the host's root. */
+static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, int pidfd)
+{
+	static struct idmap_extent uids[340], gids[340];
+	struct idmap_error error = { 0 };
+	struct operation op = { 0 };
+	find_operation(plan, OP_ID_MAP, &op);
+	f->op = op.index;
+	uint32_t way = take_u32(&op.body), deny = take_u32(&op.body);
+	if (way == MAP_SELF)
+		return;
+	struct idmap uid_map = { uids, take_extents(&op.body, uids) };
+	struct idmap gid_map = { gids, take_extents(&op.body, gids) };
+	const char *newuidmap = take_string(&op.body), *newgidmap = take_string(&op.body);
+
+	int result = way == MAP_HELPERS ? idmap_run_helpers(newuidmap, newgidmap, pid, pidfd, &uid_map, &gid_map,
+						 &error)
+			     : idmap_write_direct(-1, pid, pidfd, &uid_map, &gid_map, (int)deny, &error);
+	if (result < 0) {
+		fail_with(f, error.error, error.text);
+		give_up(STAGE_MAP, f);
+	}
+	if (write(FD_LIFELINE_END, "", 1) != 1) {
+		fail(f, "lifeline");
+		give_up(STAGE_MAP, f);
+	}
+}
+
+/* Kill and end are one byte each way: 1…64 a signal for the payload, 255 or the end of the
+ * channel the end of everything. Without an init the payload is the child itself. */
+static void obey(int pidfd, int has_init)
+{
+	unsigned char order;
+	ssize_t n = recv(FD_CHANNEL, &order, 1, MSG_DONTWAIT);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (n != 1 || order == 0 || order > 64)
+		sys_pidfd_send_signal(pidfd, SIGKILL);
+	else if (!has_init)
+		sys_pidfd_send_signal(pidfd, order);
+	else if (write(FD_LIFELINE_END, &order, 1) != 1)
+		sys_pidfd_send_signal(pidfd, SIGKILL);
+}
+
+static void notice_exec(struct pollfd *watch, pid_t pid)
+{
+	char byte;
+	if (read(FD_EXEC_WATCH, &byte, 1) == 0)
+		send_running(pid);
+	close(FD_EXEC_WATCH);
+	watch->fd = -1;
+}
+
+static void watch_until_end(pid_t pid, int pidfd, int has_init)
+{
+	struct pollfd watch[4] = { { pidfd, POLLIN, 0 },
+				   { FD_CHANNEL, POLLIN, 0 },
+				   { FD_OWNER, POLLIN, 0 },
+				   { has_init ? -1 : FD_EXEC_WATCH, POLLIN, 0 } };
+	if (has_init)
+		close(FD_EXEC_WATCH);
+	if (fcntl(FD_OWNER, F_GETFD) < 0)
+		watch[2].fd = -1;
+	for (;;) {
+		if (poll(watch, 4, -1) < 0)
+			continue;
+		if (watch[3].revents)
+			notice_exec(&watch[3], pid);
+		if (watch[0].revents)
+			return;
+		if (watch[1].revents)
+			obey(pidfd, has_init);
+		if (watch[1].revents & (POLLHUP | POLLERR | POLLNVAL)) {
+			sys_pidfd_send_signal(pidfd, SIGKILL);
+			watch[1].fd = -1;
+		}
+		if (watch[2].revents) {
+			sys_pidfd_send_signal(pidfd, SIGKILL);
+			watch[2].fd = -1;
+		}
+	}
+}
+
+int main(void)
+{
+	struct plan plan;
+	struct failure failure = { .op = -1 };
+	struct rusage usage;
+	int pidfd = -1, status = 0;
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	decode(&plan, &failure);
+	close_strangers(&plan);
+	setsid();
+	umask(022);
+	make_pipes(&failure);
+
+	pid_t pid = start_init(&plan, &failure, &pidfd);
+	install_maps(&plan, &failure, pid, pidfd);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	send_started(pid);
+
+	struct cursor exec = plan.exec.body;
+	int has_init = (take_u32(&exec) & EXEC_INIT) != 0;
+	close(0);
+	close(1);
+	close(2);
+	watch_until_end(pid, pidfd, has_init);
+	while (wait4(pid, &status, 0, &usage) < 0 && errno == EINTR)
+		;
+	send_status(EVENT_DONE, pid, status, &usage);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}

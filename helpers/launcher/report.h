@@ -1,0 +1,53 @@
+/* Typed events on the channel, and failures as values. The record's twin is
+ * sandbox/launcher/events.py. */
+#ifndef SBX_REPORT_H
+#define SBX_REPORT_H
+
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+enum fixed_descriptor { FD_PLAN = 100, FD_CHANNEL = 101, FD_OWNER = 102, FD_RESERVED_END = 109 };
+
+enum event_kind {
+	EVENT_STAGE = 1,
+	EVENT_STARTED = 2,
+	EVENT_WARNING = 3,
+	EVENT_ERROR = 4,
+	EVENT_RUNNING = 5,
+	EVENT_EXITED = 6,
+	EVENT_DONE = 7,
+	EVENT_TTY = 8,
+};
+
+enum stage {
+	STAGE_DECODE = 1,
+	STAGE_CLONE = 2,
+	STAGE_MAP = 3,
+	STAGE_SETUP = 4,
+	STAGE_SECURITY = 5,
+	STAGE_EXEC = 6,
+	STAGE_RUN = 7,
+	STAGE_END = 8,
+};
+
+/* What failed: the operation, the kernel's errno, and the object in words. */
+struct failure {
+	int32_t op;
+	int error;
+	char text[456];
+};
+
+/* Fill a failure and return -1, so that `return fail(...)` reads as one step. errno is taken
+ * at the time of the call. */
+int fail(struct failure *f, const char *text);
+int fail_with(struct failure *f, int error, const char *text);
+
+/* Each sends one record; a channel that is gone is not an error (the owner watches apart). */
+void send_started(pid_t pid);
+void send_running(pid_t pid);
+void send_failure(enum event_kind kind, enum stage stage, const struct failure *f);
+void send_status(enum event_kind kind, pid_t pid, int status, const struct rusage *usage);
+int send_terminal(int master);
+
+#endif

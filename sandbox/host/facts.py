@@ -1,0 +1,35 @@
+"""HostFacts: what this machine can do for this user, as one frozen value.
+
+Owns the shape only; `probe` finds the values by trying and caches them for one boot.
+"""
+
+from __future__ import annotations
+
+from sandbox.record import Record
+
+
+class HostFacts(Record):
+    """`subuids`/`subgids`: (start, count) ranges of the caller, in file order, never overlapping.
+
+    `newuidmap`/`newgidmap`: absolute path of the helper or "" when it is missing.
+    `landlock_abi`: 0 when absent. `overlay`: kernel overlayfs mounts in a user namespace.
+    `userns_error`, `proc_error`: "" when it works, else the reason in the kernel's words.
+    `max_map_lines`: extents one map may hold (340 since Linux 4.15).
+    """
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    user_name: str
+    arch: str
+    kernel: tuple[int, int]
+    subuids: tuple[tuple[int, int], ...]
+    subgids: tuple[tuple[int, int], ...]
+    newuidmap: str
+    newgidmap: str
+    userns_error: str
+    overlay_error: str
+    proc_error: str
+    landlock_abi: int
+    seccomp: bool
+    time_namespace: bool

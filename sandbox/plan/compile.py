@@ -1,0 +1,188 @@
+"""Policy + HostFacts + Request → Plan. Pure: nothing is opened, started or asked here."""
+
+from __future__ import annotations
+
+from sandbox.errors import HostError
+from sandbox.plan import ops
+from sandbox.plan.identity import choose_ids
+from sandbox.plan.mounts import mount_steps
+from sandbox.plan.request import Degradation, Plan, Step
+from sandbox.plan.security import security_steps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.host.facts import HostFacts
+    from sandbox.plan.identity import Ids
+    from sandbox.plan.request import Request
+    from sandbox.policy.model import Policy
+
+CLONE_USER, CLONE_MOUNT, CLONE_PID = 0x10000000, 0x00020000, 0x20000000
+CLONE_UTS, CLONE_IPC, CLONE_NET, CLONE_CGROUP = 0x04000000, 0x08000000, 0x40000000, 0x02000000
+OOM_SCORE = "500"
+DOMAIN = "sbx"
+
+
+def choose_storage(policy: Policy, facts: HostFacts) -> tuple[str, str]:
+    """How the root is shown, and why when it is not overlay: ("overlay"|"copy"|"bind", reason).
+
+    Raises HostError when overlay is demanded and this host refuses it.
+    """
+    wanted = policy.filesystem.root
+    if wanted == "overlay" and facts.overlay_error:
+        raise HostError(
+            "cannot show the root through overlayfs",
+            cause=facts.overlay_error,
+            hint="use --storage copy, or --storage auto",
+        )
+    if wanted == "auto":
+        if not facts.overlay_error:
+            return "overlay", ""
+        return "copy", f"overlayfs is refused here: {facts.overlay_error}"
+    return wanted, "" if wanted == "overlay" else f"asked by {policy.origin('filesystem.root')}"
+
+
+def _namespaces(policy: Policy) -> ops.Namespaces:
+    flags = CLONE_USER | CLONE_MOUNT | CLONE_PID | CLONE_UTS | CLONE_IPC | CLONE_CGROUP
+    if policy.network.mode != "host":
+        flags |= CLONE_NET
+    return ops.Namespaces(flags)
+
+
+def _id_map(ids: Ids, facts: HostFacts) -> ops.IdMap:
+    helpers = ids.helpers
+    way = ops.MAP_HELPERS if helpers else ops.MAP_DIRECT
+    return ops.IdMap(
+        way=ops.MAP_SELF if ids.deny_setgroups else way,
+        deny_setgroups=int(ids.deny_setgroups),
+        uids=ids.outer_uids,
+        gids=ids.outer_gids,
+        newuidmap=facts.newuidmap if helpers else "",
+        newgidmap=facts.newgidmap if helpers else "",
+    )
+
+
+def _kernel_settings(policy: Policy) -> list[Step]:
+    """Settings of the new namespaces, written while the outer namespace's root is still us."""
+    steps = [Step(ops.ProcWrite("self/oom_score_adj", OOM_SCORE, 1), "sbx")]
+    for name, value in policy.sysctls:
+        if name.startswith("net.") and policy.network.mode == "host":
+            continue
+        path = f"sys/{name.replace('.', '/')}"
+        steps.append(Step(ops.ProcWrite(path, value, 0), policy.origin(f"sysctls.{name}")))
+    if not policy.namespaces.nested:
+        # ucount of the outer namespace: the payload's own user namespace is the one.
+        write = ops.ProcWrite("sys/user/max_user_namespaces", "1", 0)
+        steps.append(Step(write, policy.origin("namespaces.nested")))
+    return steps
+
+
+def _time(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list[Step]:
+    if not policy.namespaces.time:
+        return []
+    if facts.time_namespace:
+        return [Step(ops.TimeNamespace(), policy.origin("namespaces.time"))]
+    cause = "the kernel has no time namespaces, or refuses them"
+    if policy.refuses("time"):
+        raise HostError(
+            "cannot make a time namespace",
+            cause=cause,
+            hint='use a policy with namespaces.time = false or on_missing.time = "degrade"',
+        )
+    lost.append(Degradation("time", "own clocks: the host's uptime shows", cause))
+    return []
+
+
+def _network(policy: Policy, lost: list[Degradation]) -> list[Step]:
+    if policy.network.mode == "host":
+        cause = f"network.mode is host (from {policy.origin('network.mode')})"
+        lost.append(Degradation("network", "the network namespace", cause))
+        return []
+    if not policy.network.loopback:
+        return []
+    return [Step(ops.Loopback(), policy.origin("network.loopback"))]
+
+
+def _process_limit(policy: Policy) -> list[Step]:
+    limits = [limit.hard for limit in policy.rlimits if limit.name == "nproc"]
+    return [
+        Step(ops.ProcessLimit(most), policy.origin("rlimits.nproc"))
+        for most in limits
+        if most is not None
+    ]
+
+
+def _environment(policy: Policy, request: Request) -> tuple[str, ...]:
+    """An empty start, then what is known of the account, then names asked for, then values."""
+    account = request.account
+    env = {"HOME": account.home or "/", "USER": account.name, "LOGNAME": account.name}
+    env["SHELL"] = account.shell
+    caller = dict(request.env)
+    if policy.process.tty:
+        env["TERM"] = caller.get("TERM", "xterm")
+    env |= {name: caller[name] for name in policy.process.env_pass if name in caller}
+    wanted = dict(policy.process.env)
+    if policy.process.tty and policy.origin("process.env.TERM").startswith("--"):
+        env["TERM"] = wanted["TERM"]
+    elif policy.process.tty:
+        wanted.pop("TERM", None)
+    env |= wanted
+    return tuple(f"{name}={value}" for name, value in env.items() if value or name in wanted)
+
+
+def _exec(policy: Policy, request: Request) -> Step:
+    flags = ops.EXEC_INIT if policy.process.init else 0
+    flags |= ops.EXEC_TERMINAL if policy.process.tty else 0
+    cwd = policy.process.cwd or "/"
+    op = ops.Exec(flags, request.argv, _environment(policy, request), cwd)
+    return Step(op, "command line")
+
+
+def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
+    """The protections that are in force, for the report."""
+    kinds = {type(step.op).__name__ for step in steps}
+    names = ["user", "mount", "pid", "uts", "ipc", "cgroup"]
+    names += ["net"] if policy.network.mode != "host" else []
+    names += ["time"] if "TimeNamespace" in kinds else []
+    found = [f"{name} namespace" for name in names]
+    found += ["capabilities", "no_new_privs", "rlimits"]
+    found += ["landlock"] if "LandlockEnforce" in kinds else []
+    found += ["seccomp"] if "Seccomp" in kinds else []
+    return tuple(found)
+
+
+def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
+    """Decide everything. Raises HostError and PolicyError, with nothing done so far."""
+    if facts.userns_error:
+        raise HostError(
+            "cannot create a user namespace",
+            cause=facts.userns_error,
+            hint='run "sbx doctor" for the cure on this host',
+        )
+    lost: list[Degradation] = []
+    ids, lost_ids = choose_ids(policy, facts, request.account)
+    mounts, lost_mounts = mount_steps(policy, facts, request, ids)
+    security, lost_security = security_steps(policy, facts, request, ids)
+    inner = ops.InnerUser(int(ids.deny_setgroups), ids.inner_uids, ids.inner_gids)
+    steps = [
+        Step(_namespaces(policy), policy.origin("network.mode")),
+        Step(_id_map(ids, facts), policy.origin("identity.map")),
+        *mounts,
+        Step(
+            ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")
+        ),
+        *_network(policy, lost),
+        *_kernel_settings(policy),
+        *_time(policy, facts, lost),
+        Step(ops.Pivot(), "sbx"),
+        *_process_limit(policy),
+        Step(inner, policy.origin("identity.map")),
+        *security,
+        _exec(policy, request),
+    ]
+    return Plan(
+        steps=tuple(steps),
+        degradations=(*lost_ids, *lost_mounts, *lost_security, *lost),
+        layers=_layers(policy, steps),
+        identity=ids.kind,
+        storage=request.storage,
+    )

@@ -1,0 +1,191 @@
+"""From the wanted file system to mount operations, in the order the kernel needs them."""
+
+from __future__ import annotations
+
+import stat
+
+from sandbox.errors import HostError
+from sandbox.plan import ops
+from sandbox.plan.request import Degradation, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.host.facts import HostFacts
+    from sandbox.plan.identity import Ids
+    from sandbox.plan.request import Request
+    from sandbox.policy.model import Mount, Policy
+
+SAFE = ops.NOSUID | ops.NODEV
+DEVICES = (
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+)
+LINKS = (
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("pts/ptmx", "/dev/ptmx"),
+)
+TTY_GROUP = 5
+STAGE_SPARE = 1 << 20  # for our own files beside the writable layer
+STAGE_SPARE_INODES = 64
+
+
+def _mount_points(steps: list[Step]) -> tuple[str, ...]:
+    points = []
+    for op in (step.op for step in steps):
+        if isinstance(op, ops.Filesystem) and not op.target.startswith("/dev/"):
+            points.append(f"{op.target}/")
+        elif isinstance(op, ops.Bind):
+            points.append(op.target + "/" * stat.S_ISDIR(op.filetype))
+        elif isinstance(op, ops.File):
+            points.append(op.path)
+    return tuple(points)
+
+
+def _root(policy: Policy, request: Request, inside: list[Step]) -> Step:
+    files = policy.filesystem
+    root = request.rootfs
+    origin = policy.origin("filesystem.root")
+    if request.storage == "overlay":
+        keep = files.persist or ""
+        points = _mount_points(inside)
+        return Step(ops.RootOverlay(root.path, root.dev, root.ino, keep, points), origin)
+    read_only = files.read_only and request.storage == "bind"
+    return Step(ops.RootBind(root.path, root.dev, root.ino, int(read_only)), origin)
+
+
+def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
+    origin = policy.origin("filesystem.proc")
+    if not facts.proc_error:
+        options = ("subset=pid", "hidepid=invisible") if policy.filesystem.proc == "pid" else ()
+        attributes = SAFE | ops.NOEXEC
+        return Step(
+            ops.Filesystem("proc", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin
+        )
+    if policy.refuses("proc"):
+        raise HostError(
+            "cannot mount /proc for the sandbox",
+            cause=facts.proc_error,
+            hint="run outside the container whose /proc is masked, "
+            'or use a policy with on_missing.proc = "degrade"',
+        )
+    lost.append(Degradation("proc", "/proc: it is empty inside", facts.proc_error))
+    attributes = SAFE | ops.NOEXEC | ops.RDONLY
+    options = ("mode=0555", "size=4096", "nr_inodes=2")
+    return Step(
+        ops.Filesystem("tmpfs", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin
+    )
+
+
+def _dev(policy: Policy, ids: Ids) -> list[Step]:
+    flags = ops.KERNEL_DIRECTORY
+    small = ("mode=0755", "size=65536", "nr_inodes=64")
+    pts = ["newinstance", "ptmxmode=0666", "mode=0620"]
+    tty_gid = ids.outer_gid(TTY_GROUP)
+    if tty_gid is not None:
+        pts.append(f"gid={tty_gid}")
+    shm = policy.filesystem.shm or 64 << 20
+    shm_options = ("mode=1777", f"size={shm}", "nr_inodes=32768")
+    mount = ops.Filesystem
+    made = [
+        mount("tmpfs", "/dev", ops.NOSUID | ops.NOEXEC, flags, small),
+        ops.Directory("/dev/pts", 0o755),
+        mount("devpts", "/dev/pts", ops.NOSUID | ops.NOEXEC, flags, tuple(pts)),
+        ops.Directory("/dev/shm", 0o1777),
+        mount("tmpfs", "/dev/shm", SAFE | ops.NOEXEC, flags, shm_options),
+        *(ops.Device(*device) for device in DEVICES),
+        *(ops.Symlink(*link) for link in LINKS),
+    ]
+    if policy.process.tty:
+        made.append(ops.Terminal(ids.outer_uid(ids.uid) or 0, tty_gid or 0))
+    made.append(ops.Remount("/dev", ops.RDONLY | ops.NOSUID | ops.NOEXEC))
+    return [Step(op, "sbx") for op in made]
+
+
+def _tmpfs(policy: Policy) -> list[Step]:
+    steps = []
+    for entry in policy.filesystem.tmpfs:
+        options = (f"mode={entry.mode:04o}", f"size={entry.size}", f"nr_inodes={entry.inodes}")
+        attributes = SAFE | (ops.NOEXEC if entry.noexec else 0)
+        op = ops.Filesystem("tmpfs", entry.target, attributes, 0, options)
+        steps.append(Step(op, policy.origin(f"filesystem.tmpfs.{entry.target}")))
+    return steps
+
+
+def _bind(mount: Mount, request: Request) -> ops.Op | None:
+    source = request.source(mount.source)
+    if source is None:
+        return None
+    attributes = SAFE | (ops.RDONLY if mount.read_only else 0)
+    return ops.Bind(
+        source.path,
+        source.dev,
+        source.ino,
+        stat.S_IFMT(source.mode),
+        mount.target,
+        attributes,
+        int(mount.optional),
+    )
+
+
+def _volumes(policy: Policy, request: Request) -> list[Step]:
+    origin = policy.origin("filesystem.mounts")
+    bound = (_bind(mount, request) for mount in policy.filesystem.mounts)
+    return [Step(op, origin) for op in bound if op]
+
+
+def _own_files(policy: Policy) -> list[Step]:
+    name = policy.process.hostname
+    hosts = f"127.0.0.1 localhost {name}\n::1 localhost ip6-localhost ip6-loopback {name}\n"
+    return [Step(ops.File("/etc/hosts", hosts.encode(), 0), policy.origin("process.hostname"))]
+
+
+def _covers(policy: Policy) -> list[Step]:
+    files = policy.filesystem
+    masked = [Step(ops.Mask(p), policy.origin("filesystem.masked")) for p in files.masked]
+    locked = [Step(ops.Lock(p), policy.origin("filesystem.locked")) for p in files.locked]
+    return masked + locked
+
+
+def _depth(step: Step) -> int:
+    """Parents before children, whatever list they came from."""
+    op = step.op
+    assert isinstance(op, ops.Filesystem | ops.Bind)
+    return op.target.rstrip("/").count("/")
+
+
+def mount_steps(
+    policy: Policy, facts: HostFacts, request: Request, ids: Ids
+) -> tuple[list[Step], list[Degradation]]:
+    """All steps from an empty mount namespace to the finished root, before the pivot."""
+    files = policy.filesystem
+    lost: list[Degradation] = []
+    size = (files.size or 256 << 20) + STAGE_SPARE
+    inodes = (files.inodes or 32768) + STAGE_SPARE_INODES
+    inside = [_proc(policy, facts, lost), *_dev(policy, ids)]
+    if files.sys == "read-only":
+        op = ops.Filesystem("sysfs", "/sys", SAFE | ops.NOEXEC | ops.RDONLY, 1, ())
+        if policy.network.mode == "host":
+            lost.append(Degradation("sys", "/sys", "sysfs belongs to the host's network namespace"))
+        else:
+            inside.append(Step(op, policy.origin("filesystem.sys")))
+    inside += sorted(_tmpfs(policy) + _volumes(policy, request), key=_depth)
+    if not (files.read_only and request.storage == "bind"):
+        inside += _own_files(policy)
+    inside += _covers(policy)
+    if files.read_only:
+        op_root = ops.Remount("/", ops.RDONLY | SAFE)
+        inside.append(Step(op_root, policy.origin("filesystem.read_only")))
+    start = [
+        Step(ops.Private(), "sbx"),
+        Step(ops.Stage(size, inodes), policy.origin("filesystem.size")),
+        Step(ops.Procfs(int(not facts.proc_error)), "sbx"),
+        _root(policy, request, inside),
+    ]
+    return start + inside, lost

@@ -1,0 +1,67 @@
+"""What one run brings along, and what was decided: the values around the compiler."""
+
+from __future__ import annotations
+
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.host.accounts import Account
+    from sandbox.plan.ops import Op
+
+
+class Source(Record):
+    """A host path as it was found: the plan is for this very file. `mode` is st_mode."""
+
+    path: str
+    dev: int
+    ino: int
+    mode: int
+
+
+class Request(Record):
+    """One run: the command and everything that was looked up for it on the host.
+
+    `rootfs` is the directory to show (for storage "copy": the finished copy), `sources` the
+    bind sources by their policy path, `env` the caller's environment, `hard_limits` the
+    caller's own hard limits by name (None = unlimited), `program` the compiled filter.
+    """
+
+    rootfs: Source
+    argv: tuple[str, ...]
+    account: Account
+    sources: tuple[Source, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    pass_fds: tuple[int, ...] = ()
+    hard_limits: tuple[tuple[str, int | None], ...] = ()
+    storage: str = "overlay"
+    program: bytes = b""
+
+    def source(self, path: str) -> Source | None:
+        """The bind source for a policy path; None when an optional one was absent."""
+        return next((found for found in self.sources if found.path == path), None)
+
+
+class Degradation(Record):
+    """A layer that is wanted and not there: what was lost and why."""
+
+    layer: str
+    lost: str
+    cause: str
+
+
+class Step(Record):
+    """One operation and where it came from: "strict", "--volume", "sbx"."""
+
+    op: Op
+    origin: str
+
+
+class Plan(Record):
+    """What will be done, in order, and what is said about it."""
+
+    steps: tuple[Step, ...]
+    degradations: tuple[Degradation, ...]
+    layers: tuple[str, ...]
+    identity: str
+    storage: str

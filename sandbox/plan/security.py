@@ -1,0 +1,138 @@
+"""From the wanted profile to the operations of the payload's process, seccomp last."""
+
+from __future__ import annotations
+
+from sandbox.errors import HostError
+from sandbox.linux.capabilities import capability_mask
+from sandbox.plan import ops
+from sandbox.plan.request import Degradation, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.host.facts import HostFacts
+    from sandbox.plan.identity import Ids
+    from sandbox.plan.request import Request
+    from sandbox.policy.model import Policy, Rlimit
+
+# landlock(7), access rights of files and directories.
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+MAKE_AND_REMOVE = sum(1 << bit for bit in range(4, 13))
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+READ = EXECUTE | READ_FILE | READ_DIR
+NET_TCP = 3
+SCOPES = {"abstract-unix-socket": 1, "signal": 2}
+TERMINALS = ("/dev/pts", "/dev/tty", "/dev/console", "/dev/ptmx")
+
+
+def _landlock_losses(policy: Policy, abi: int) -> list[Degradation]:
+    wanted = policy.landlock
+    checks = (
+        (wanted.fs != "none", 2, "renaming files between directories"),
+        (wanted.fs != "none", 3, "refusal of truncate by Landlock"),
+        (wanted.tcp, 4, "refusal of TCP by Landlock"),
+        (wanted.ioctl_dev, 5, "refusal of device ioctls by Landlock"),
+        (bool(wanted.scopes), 6, "Landlock's scopes of abstract sockets and signals"),
+    )
+    cause = f"the kernel has Landlock ABI {abi}"
+    return [
+        Degradation("landlock", what, f"{cause}, {needed} is needed")
+        for active, needed, what in checks
+        if active and abi < needed
+    ]
+
+
+def _writable_targets(policy: Policy) -> list[str]:
+    files = policy.filesystem
+    targets = [entry.target for entry in files.tmpfs]
+    targets += [mount.target for mount in files.mounts if not mount.read_only]
+    if policy.landlock.fs == "write" and not files.read_only:
+        targets.append("/")
+    return [*targets, "/dev/shm"]
+
+
+def _landlock(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list[ops.Op]:
+    wanted = policy.landlock
+    abi = facts.landlock_abi
+    if wanted.fs == "none" and not (wanted.tcp or wanted.ioctl_dev or wanted.scopes):
+        return []
+    if abi == 0:
+        if policy.refuses("landlock"):
+            raise HostError(
+                "this kernel has no Landlock",
+                cause="landlock_create_ruleset is not supported or not enabled (lsm=)",
+                hint="boot with landlock in the lsm= list, "
+                'or use a policy with on_missing.landlock = "degrade"',
+            )
+        lost.append(Degradation("landlock", "all file and socket rules", "no Landlock here"))
+        return []
+    lost += _landlock_losses(policy, abi)
+    write = WRITE_FILE | MAKE_AND_REMOVE
+    write |= REFER if abi >= 2 else 0
+    write |= TRUNCATE if abi >= 3 else 0
+    handled = 0 if wanted.fs == "none" else READ | write
+    ioctl = IOCTL_DEV if wanted.ioctl_dev and abi >= 5 else 0
+    net = NET_TCP if wanted.tcp and abi >= 4 else 0
+    scopes = sum(SCOPES[name] for name in wanted.scopes) if abi >= 6 else 0
+    if not (handled | ioctl or net or scopes):
+        return []
+    made: list[ops.Op] = [ops.LandlockRuleset(handled | ioctl, net, scopes)]
+    if handled:
+        made.append(ops.LandlockPath("/", READ))
+        made.append(ops.LandlockPath("/dev", READ | (write & (WRITE_FILE | TRUNCATE))))
+        made += [ops.LandlockPath(path, READ | write) for path in _writable_targets(policy)]
+    if ioctl:
+        made += [ops.LandlockPath(path, ioctl) for path in TERMINALS]
+    return [*made, ops.LandlockEnforce()]
+
+
+def _rlimit(limit: Rlimit, caller: dict[str, int | None]) -> ops.SetRlimit:
+    """A hard limit can only go down: the caller's own caps what the policy wants."""
+
+    def bounded(value: int | None) -> int:
+        most = caller.get(limit.name)
+        values = [v for v in (value, most) if v is not None]
+        return min(values) if values else ops.INFINITY
+
+    hard = bounded(limit.hard)
+    return ops.SetRlimit(ops.RLIMITS[limit.name], min(bounded(limit.soft), hard), hard)
+
+
+def _capabilities(policy: Policy, ids: Ids) -> int:
+    """A payload that is not user 0 loses its capabilities at exec: it keeps what is asked by
+    flag, and nothing of what the policy lists for user 0."""
+    origin = policy.origin("capabilities.keep")
+    if ids.uid != 0 and not origin.startswith("--"):
+        return 0
+    return capability_mask(policy.capabilities.keep)
+
+
+def security_steps(
+    policy: Policy, facts: HostFacts, request: Request, ids: Ids
+) -> tuple[list[Step], list[Degradation]]:
+    """The payload's steps from its first instruction to the loaded filter."""
+    lost: list[Degradation] = []
+    caller = dict(request.hard_limits)
+    landlock = _landlock(policy, facts, lost)
+    keep = sorted({*request.pass_fds, ops.CHANNEL, ops.EXEC_PIPE})
+    steps = [Step(ops.Keyring(), "sbx")]
+    steps += [
+        Step(_rlimit(limit, caller), policy.origin(f"rlimits.{limit.name}"))
+        for limit in policy.rlimits
+    ]
+    groups = () if ids.deny_setgroups else (ids.gid,)
+    steps += [
+        Step(
+            ops.Ids(ids.uid, ids.gid, int(not ids.deny_setgroups), groups),
+            policy.origin("identity.user"),
+        ),
+        Step(
+            ops.SetCapabilities(_capabilities(policy, ids)), policy.origin("capabilities.keep")
+        ),
+        Step(ops.NoNewPrivs(), "sbx"),
+        *(Step(op, policy.origin("landlock.fs")) for op in landlock),
+        Step(ops.Workdir(), policy.origin("process.cwd")),
+        Step(ops.CloseDescriptors(tuple(keep)), "sbx"),
+    ]
+    if request.program:
+        steps.append(Step(ops.Seccomp(request.program), policy.origin("seccomp.base")))
+    return steps, lost

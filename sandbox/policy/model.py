@@ -1,0 +1,224 @@
+"""The Policy: what is wanted, as frozen values. Owns the shape; `load` reads, `merge` combines.
+
+Every section is one Record; field names are the TOML keys. Sizes are bytes, times seconds.
+Closed sets are `Literal` types with the tuple of their members beside them: `enum` would cost
+more at start-up than parsing the whole command line.
+"""
+
+from __future__ import annotations
+
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    IdMapKind = Literal["range", "single", "keep-id"]
+    RootMode = Literal["auto", "overlay", "copy", "bind"]
+    ProcMode = Literal["pid", "full"]
+    SysMode = Literal["none", "read-only"]
+    NetworkMode = Literal["none", "host"]
+    SeccompBase = Literal["allow", "deny", "unconfined"]
+    LandlockFs = Literal["strict", "write", "none"]
+    OnMissing = Literal["refuse", "degrade"]
+
+ID_MAP_KINDS = ("range", "single", "keep-id")
+ROOT_MODES = ("auto", "overlay", "copy", "bind")
+PROC_MODES = ("pid", "full")
+SYS_MODES = ("none", "read-only")
+SECCOMP_BASES = ("allow", "deny", "unconfined")
+LANDLOCK_FS = ("strict", "write", "none")
+ON_MISSING = ("refuse", "degrade")
+SOCKET_FAMILIES = ("unix", "inet", "inet6", "netlink")
+LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc")
+NETWORK_MODES = ("none", "host")
+SECCOMP_GROUPS = ("D1", "D2")
+LANDLOCK_SCOPES = ("abstract-unix-socket", "signal")
+RLIMIT_NAMES = (
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+)
+
+# What 0 stands for in `filesystem.size`, `inodes` and `shm`.
+DEFAULT_SIZE = 256 << 20
+DEFAULT_INODES = 32768
+DEFAULT_SHM = 64 << 20
+
+
+class Identity(Record):
+    """Which ids exist inside and which of them the payload has.
+
+    `map`: "range" maps inside 0 to the caller and 1…n to the caller's subordinate ids;
+    "keep-id" maps the payload's own number to the caller and all others to subordinate ids;
+    "single" maps the payload's own number to the caller and nothing else.
+    `user`, `group`: the payload's ids, a number or a name of the rootfs's passwd/group file;
+    None means 0 under "range" and the caller's number otherwise.
+    `root`: whether the payload may have user id 0 at all.
+    """
+
+    map: IdMapKind = "keep-id"
+    user: int | str | None = None
+    group: int | str | None = None
+    root: bool = True
+
+
+class Namespaces(Record):
+    """`time` gives the sandbox its own clock offsets; `nested` allows user namespaces inside."""
+
+    time: bool = False
+    nested: bool = False
+
+
+class Mount(Record):
+    """A bind of host path `source` (absolute, as given by the caller) on `target` inside."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    optional: bool = False
+
+
+class Tmpfs(Record):
+    """A fresh tmpfs on `target`, bounded in bytes and inodes."""
+
+    target: str
+    size: int
+    inodes: int
+    mode: int = 0o755
+    noexec: bool = False
+
+
+class Filesystem(Record):
+    """The root, what is mounted in it, and what of the kernel's files is hidden.
+
+    `root`: "auto" takes overlay and falls back to copy aloud; `read_only` makes the root itself
+    read-only after set-up. `size` and `inodes` bound the writable layer. `persist` keeps the
+    writable layer in a host directory. `masked` and `locked` are paths inside that become
+    empty and read-only; missing ones are skipped.
+    """
+
+    root: RootMode = "auto"
+    read_only: bool = False
+    size: int = 0
+    inodes: int = 0
+    persist: str | None = None
+    mounts: tuple[Mount, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    shm: int = 0
+    proc: ProcMode = "full"
+    sys: SysMode = "none"
+    masked: tuple[str, ...] = ()
+    locked: tuple[str, ...] = ()
+
+
+class Network(Record):
+    """`mode` names a driver of the network registry; `loopback` brings `lo` up."""
+
+    mode: str = "none"
+    loopback: bool = True
+
+
+class Process(Record):
+    """How the payload is started and bounded in time and output. 0 or None means no bound.
+
+    `env` holds (name, value) pairs; `env_pass` names that are taken over from the caller.
+    """
+
+    env: tuple[tuple[str, str], ...] = ()
+    env_pass: tuple[str, ...] = ()
+    cwd: str | None = None
+    hostname: str = "sbx"
+    timeout: float = 0.0
+    grace: float = 2.0
+    output_limit: int = 0
+    init: bool = True
+    tty: bool = False
+
+
+class Capabilities(Record):
+    """`keep` is bounding = permitted = effective of a payload with user id 0; inheritable and
+    ambient are empty. `add` is the part of `keep` that a policy or flag added by name to what
+    it extends: the only capabilities of a payload with another user id.
+    """
+
+    keep: tuple[str, ...] = ()
+    add: tuple[str, ...] = ()
+
+
+class Seccomp(Record):
+    """`base` "allow" permits only the listed calls, "deny" refuses the named `groups`.
+
+    `groups` names groups of sandbox.seccomp.groups ("D1", "D2"); `sockets` the families that
+    socket(2) may name; `profile` is the path of an OCI/Docker JSON profile that replaces both.
+    """
+
+    base: SeccompBase = "deny"
+    groups: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = SOCKET_FAMILIES
+    profile: str | None = None
+
+
+class Landlock(Record):
+    """`fs`: "strict" = read and execute on the root, write on writable mounts only;
+    "write" = like strict with the whole root writable when its mount is; "none".
+    `tcp`: refuse TCP bind and connect; `ioctl_dev`: refuse device ioctls;
+    `scopes`: of "abstract-unix-socket" and "signal".
+    """
+
+    fs: LandlockFs = "none"
+    tcp: bool = False
+    ioctl_dev: bool = False
+    scopes: tuple[str, ...] = ()
+
+
+class Rlimit(Record):
+    """One limit of setrlimit(2); None means unlimited (or the caller's own hard limit)."""
+
+    name: str
+    soft: int | None
+    hard: int | None
+
+
+class Policy(Record):
+    """Everything that is wanted of one sandbox.
+
+    `origins` maps "section.key" to its source, and the entries of lists and tables that merge
+    by entry one by one: "filesystem.mounts./data", "filesystem.tmpfs./tmp",
+    "filesystem.masked./proc/keys", "process.env.HOME", "rlimits.nofile", "sysctls.net.x".
+    """
+
+    name: str
+    identity: Identity
+    namespaces: Namespaces
+    filesystem: Filesystem
+    network: Network
+    process: Process
+    capabilities: Capabilities
+    seccomp: Seccomp
+    landlock: Landlock
+    rlimits: tuple[Rlimit, ...]
+    sysctls: tuple[tuple[str, str], ...]
+    on_missing: tuple[tuple[str, str], ...]
+    origins: tuple[tuple[str, str], ...] = ()
+
+    def refuses(self, layer: str) -> bool:
+        """Whether the lack of `layer` is fatal (see LAYERS)."""
+        return dict(self.on_missing).get(layer, "degrade") == "refuse"
+
+    def origin(self, key: str) -> str:
+        """Where the value of "section.key" came from: a policy's name or a flag."""
+        return dict(self.origins).get(key, "built-in default")
