@@ -1,0 +1,69 @@
+"""Run commands in sandboxes, as a normal user, on a root file system of your own.
+
+    result = sandbox.run(["python3", "-c", "print(1)"], rootfs="./rootfs", capture_output=True)
+
+`run` mirrors subprocess.run; policies, reports and errors are those of the command `sbx`.
+Everything is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.api import DEVNULL, PIPE, STDOUT, Result, run
+    from sandbox.errors import (
+        CommandNotExecutable,
+        CommandNotFound,
+        HostError,
+        PolicyError,
+        RootfsError,
+        SbxError,
+        SetupError,
+        StateError,
+        TimeoutExpired,
+        UsageError,
+    )
+    from sandbox.policy.model import Mount
+    from sandbox.runtime.failed import CommandFailed
+    from sandbox.runtime.report import Report
+
+__all__ = (
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "CommandFailed",
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "HostError",
+    "Mount",
+    "PolicyError",
+    "Report",
+    "Result",
+    "RootfsError",
+    "SbxError",
+    "SetupError",
+    "StateError",
+    "TimeoutExpired",
+    "UsageError",
+    "run",
+)
+
+_HOMES = {
+    "sandbox.api": ("DEVNULL", "PIPE", "STDOUT", "Result", "run"),
+    "sandbox.policy.model": ("Mount",),
+    "sandbox.runtime.failed": ("CommandFailed",),
+    "sandbox.runtime.report": ("Report",),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = next((home for home, names in _HOMES.items() if name in names), "sandbox.errors")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,15 +1,15 @@
 """Every error sbx raises, and the exit codes that go with them. Imports nothing of ours.
 
-    SbxError                     what / cause / hint, exit code 125
-    ├── UsageError               the command line cannot be understood (2), ValueError
-    ├── PolicyError              a policy or its merge with the flags is wrong, ValueError
-    ├── RootfsError              the root file system cannot be used, OSError
-    ├── HostError                this host lacks something that the policy demands, OSError
-    ├── SetupError               the launcher failed before the payload ran, OSError
-    │   ├── CommandNotFound      127, FileNotFoundError
-    │   └── CommandNotExecutable 126, PermissionError
-    ├── StateError               no such sandbox, or its state cannot be read, LookupError
-    └── TimeoutExpired           the time limit ended the sandbox (124), TimeoutError
+SbxError                     what / cause / hint, exit code 125
+├── UsageError               the command line cannot be understood (2), ValueError
+├── PolicyError              a policy or its merge with the flags is wrong, ValueError
+├── RootfsError              the root file system cannot be used, OSError
+├── HostError                this host lacks something that the policy demands, OSError
+├── SetupError               the launcher failed before the payload ran, OSError
+│   ├── CommandNotFound      127, FileNotFoundError
+│   └── CommandNotExecutable 126, PermissionError
+├── StateError               no such sandbox, or its state cannot be read, LookupError
+└── TimeoutExpired           the time limit ended the sandbox (124), TimeoutError
 """
 
 from __future__ import annotations

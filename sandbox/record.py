@@ -10,7 +10,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, ClassVar, Self, dataclass_transform
+    from typing import Any, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_):
@@ -35,8 +35,8 @@ class _RecordMeta(type):
         cls._defaults = defaults
         return cls
 
-    _fields: ClassVar[tuple[str, ...]]
-    _defaults: ClassVar[dict[str, Any]]
+    _fields: tuple[str, ...]
+    _defaults: dict[str, Any]
 
 
 class Record(metaclass=_RecordMeta):
@@ -66,7 +66,7 @@ class Record(metaclass=_RecordMeta):
             yield name, getattr(self, name)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and tuple(self) == tuple(other)  # type: ignore[call-overload]
+        return type(self) is type(other) and tuple(self) == tuple(other)
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(value for _, value in self)))

@@ -64,11 +64,14 @@ static void decode(struct plan *plan, struct failure *f)
 }
 
 /* What Python's other threads opened meanwhile, and what the caller left inheritable, ends
- * here; the payload's list is applied once more before its exec. */
+ * here; the payload's list is applied once more before its exec. Our own are handed over without
+ * close-on-exec and must not outlive the payload's exec. */
 static void close_strangers(const struct plan *plan)
 {
 	struct operation op = { 0 };
 	find_operation(plan, OP_CLOSE_DESCRIPTORS, &op);
+	for (int own = FD_CHANNEL; own <= FD_OWNER; own++)
+		fcntl(own, F_SETFD, FD_CLOEXEC);
 	unsigned next = 3;
 	uint32_t count = op.opcode ? take_u32(&op.body) : 0;
 	for (uint32_t i = 0; i <= count; i++) {

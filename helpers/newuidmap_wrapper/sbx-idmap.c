@@ -1,7 +1,11 @@
 /* sbx-idmap: run a command as root of a fresh user namespace with the given id maps.
  *
  *     sbx-idmap [--uid IN:OUT:COUNT]... [--gid IN:OUT:COUNT]... [--helpers | --direct]
- *               [--newuidmap PATH] [--newgidmap PATH] [--deny-setgroups] -- COMMAND ARG...
+ *               [--newuidmap PATH] [--newgidmap PATH] [--deny-setgroups] [--parent PID]
+ *               -- COMMAND ARG...
+ *
+ * Without --helpers or --direct, the maps are written directly where the kernel allows it. With
+ * --parent, it ends when that process, its parent, ends.
  *
  * Stages: parse (plain user), clone (the child waits on a pipe with a pidfd held here), map (this
  * process, directly or through the helpers), enter (the child takes id 0 of the namespace), exec
@@ -55,6 +59,7 @@ struct options {
     enum method method;
     int deny_setgroups;
     const char *newuidmap, *newgidmap;
+    uint32_t parent; /* 0: whoever it is */
     char **command;
 };
 
@@ -101,6 +106,10 @@ static int parse_valued(struct options *options, const char *name, const char *v
         return parse_extent(&options->uids, value);
     if (!strcmp(name, "--gid"))
         return parse_extent(&options->gids, value);
+    if (!strcmp(name, "--parent"))
+        return parse_number(&value, '\0', &options->parent) < 0
+                   ? complain(value, "expected a process id")
+                   : 0;
     if (!strcmp(name, "--newuidmap"))
         options->newuidmap = value;
     else if (!strcmp(name, "--newgidmap"))
@@ -135,6 +144,29 @@ static int parse_options(struct options *options, char **argv)
     if (!options->uids.count || !options->gids.count)
         return complain("map", "expected at least one --uid and one --gid");
     return 0;
+}
+
+/* ---- lifetime ---- */
+
+/* The signal is lost when the parent dies before the call, hence the look at it afterwards. */
+static int die_with(pid_t parent)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+        return complain("prctl", strerror(errno));
+    return getppid() == parent ? 0 : complain("parent", "has ended");
+}
+
+/* Signals for the command are taken by sigwaitinfo and passed on. */
+static void block_signals(sigset_t *watched, sigset_t *before)
+{
+    static const int forwarded[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+    /* An ignored SIGCHLD, inherited over exec, would reap the child behind our back. */
+    signal(SIGCHLD, SIG_DFL);
+    sigemptyset(watched);
+    sigaddset(watched, SIGCHLD);
+    for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
+        sigaddset(watched, forwarded[i]);
+    sigprocmask(SIG_BLOCK, watched, before);
 }
 
 /* ---- map ---- */
@@ -185,14 +217,6 @@ static int install_maps(const struct options *options, pid_t child, int pidfd)
 }
 
 /* ---- enter, exec (in the child) ---- */
-
-/* The signal is lost when the parent dies before the call, hence the look at it afterwards. */
-static int die_with(pid_t parent)
-{
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
-        return complain("prctl", strerror(errno));
-    return getppid() == parent ? 0 : complain("parent", "has ended");
-}
 
 static int holds_zero(const struct list *list)
 {
@@ -261,42 +285,44 @@ static int wait_child(pid_t child, int pidfd, const sigset_t *watched)
     }
 }
 
-int main(int argc, char **argv)
+static int run(const struct options *options, const sigset_t *watched, const sigset_t *before)
 {
-    static struct options options;
-    const int forwarded[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
-    sigset_t watched, before;
     int go[2], pidfd = -1;
-    if (argc < 1)
-        return EXIT_SETUP;
-    options.newuidmap = "/usr/bin/newuidmap";
-    options.newgidmap = "/usr/bin/newgidmap";
-    if (parse_options(&options, argv) < 0)
-        return EXIT_SETUP;
-    choose_method(&options);
-    /* An ignored SIGCHLD, inherited over exec, would reap the child behind our back. */
-    signal(SIGCHLD, SIG_DFL);
-    sigemptyset(&watched);
-    sigaddset(&watched, SIGCHLD);
-    for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
-        sigaddset(&watched, forwarded[i]);
-    sigprocmask(SIG_BLOCK, &watched, &before);
-    if (pipe2(go, O_CLOEXEC) < 0)
-        return complain("pipe", strerror(errno)), EXIT_SETUP;
     pid_t self = getpid();
+    if (pipe2(go, O_CLOEXEC) < 0) {
+        complain("pipe", strerror(errno));
+        return EXIT_SETUP;
+    }
     pid_t child = clone_child(&pidfd);
-    if (child < 0)
-        return complain("cannot create a user namespace", strerror(errno)), EXIT_SETUP;
+    if (child < 0) {
+        complain("cannot create a user namespace", strerror(errno));
+        return EXIT_SETUP;
+    }
     if (child == 0) {
         close(go[1]);
-        run_child(&options, go[0], self, &before);
+        run_child(options, go[0], self, before);
     }
     close(go[0]);
-    if (install_maps(&options, child, pidfd) < 0 || write(go[1], "", 1) != 1) {
+    if (install_maps(options, child, pidfd) < 0 || write(go[1], "", 1) != 1) {
         syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
         waitpid(child, NULL, 0);
         return EXIT_SETUP;
     }
     close(go[1]);
-    return wait_child(child, pidfd, &watched);
+    return wait_child(child, pidfd, watched);
+}
+
+int main(int argc, char **argv)
+{
+    static struct options options;
+    sigset_t watched, before;
+    options.newuidmap = "/usr/bin/newuidmap";
+    options.newgidmap = "/usr/bin/newgidmap";
+    if (argc < 1 || parse_options(&options, argv) < 0)
+        return EXIT_SETUP;
+    if (options.parent && die_with((pid_t)options.parent) < 0)
+        return EXIT_SETUP;
+    choose_method(&options);
+    block_signals(&watched, &before);
+    return run(&options, &watched, &before);
 }

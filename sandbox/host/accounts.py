@@ -49,7 +49,9 @@ def _account(fields: list[str]) -> Account | None:
         return None
     home = _printable(fields[5])
     shell = _printable(fields[6])
-    return Account(uid, gid, _printable(fields[0], 256), home if home.startswith("/") else "", shell)
+    return Account(
+        uid, gid, _printable(fields[0], 256), home if home.startswith("/") else "", shell
+    )
 
 
 def find_account(root: str, user: int | str, group: int | str | None) -> Account:

@@ -15,7 +15,7 @@ NAMES = (
 
 
 def normalize_capability(name: str) -> str:
-    """"net_raw" and "CAP_NET_RAW" are NET_RAW. Raises PolicyError for an unknown name."""
+    """The name in capitals and without CAP_. Raises PolicyError for an unknown one."""
     short = name.upper().removeprefix("CAP_")
     if short not in NAMES:
         raise PolicyError(f"{name!r} is not a capability", hint="see capabilities(7)")

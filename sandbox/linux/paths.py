@@ -63,7 +63,9 @@ def native(name: str) -> str:
     path = f"{_package()}/_native/{name}"
     if not os.path.isfile(path):
         raise SbxError(
-            f"cannot find {name}", cause=f"{path} does not exist", hint="install sbx with: make setup"
+            f"cannot find {name}",
+            cause=f"{path} does not exist",
+            hint="install sbx with: make setup",
         )
     return path
 

@@ -167,9 +167,7 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         Step(_namespaces(policy), policy.origin("network.mode")),
         Step(_id_map(ids, facts), policy.origin("identity.map")),
         *mounts,
-        Step(
-            ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")
-        ),
+        Step(ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")),
         *_network(policy, lost),
         *_kernel_settings(policy),
         *_time(policy, facts, lost),

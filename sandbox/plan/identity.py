@@ -119,9 +119,7 @@ def default_user(policy: Policy, facts: HostFacts) -> int:
     return facts.uid or (0 if policy.identity.root else 1000)
 
 
-def choose_ids(
-    policy: Policy, facts: HostFacts, account: Account
-) -> tuple[Ids, list[Degradation]]:
+def choose_ids(policy: Policy, facts: HostFacts, account: Account) -> tuple[Ids, list[Degradation]]:
     """Decide the maps. Raises HostError where the policy refuses what this host lacks."""
     uid, gid = _payload_ids(policy, facts, account)
     if uid == 0 and not policy.identity.root:

@@ -63,11 +63,9 @@ def _root(policy: Policy, request: Request, inside: list[Step]) -> Step:
 def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
     origin = policy.origin("filesystem.proc")
     if not facts.proc_error:
-        options = ("subset=pid", "hidepid=invisible") if policy.filesystem.proc == "pid" else ()
-        attributes = SAFE | ops.NOEXEC
-        return Step(
-            ops.Filesystem("proc", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin
-        )
+        hide = ("subset=pid", "hidepid=invisible") if policy.filesystem.proc == "pid" else ()
+        op = ops.Filesystem("proc", "/proc", SAFE | ops.NOEXEC, ops.KERNEL_DIRECTORY, hide)
+        return Step(op, origin)
     if policy.refuses("proc"):
         raise HostError(
             "cannot mount /proc for the sandbox",
@@ -78,9 +76,7 @@ def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
     lost.append(Degradation("proc", "/proc: it is empty inside", facts.proc_error))
     attributes = SAFE | ops.NOEXEC | ops.RDONLY
     options = ("mode=0555", "size=4096", "nr_inodes=2")
-    return Step(
-        ops.Filesystem("tmpfs", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin
-    )
+    return Step(ops.Filesystem("tmpfs", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin)
 
 
 def _dev(policy: Policy, ids: Ids) -> list[Step]:
@@ -156,8 +152,7 @@ def _covers(policy: Policy) -> list[Step]:
 def _depth(step: Step) -> int:
     """Parents before children, whatever list they came from."""
     op = step.op
-    assert isinstance(op, ops.Filesystem | ops.Bind)
-    return op.target.rstrip("/").count("/")
+    return op.target.count("/") if isinstance(op, ops.Filesystem | ops.Bind) else 0
 
 
 def mount_steps(

@@ -125,9 +125,7 @@ def security_steps(
             ops.Ids(ids.uid, ids.gid, int(not ids.deny_setgroups), groups),
             policy.origin("identity.user"),
         ),
-        Step(
-            ops.SetCapabilities(_capabilities(policy, ids)), policy.origin("capabilities.keep")
-        ),
+        Step(ops.SetCapabilities(_capabilities(policy, ids)), policy.origin("capabilities.keep")),
         Step(ops.NoNewPrivs(), "sbx"),
         *(Step(op, policy.origin("landlock.fs")) for op in landlock),
         Step(ops.Workdir(), policy.origin("process.cwd")),

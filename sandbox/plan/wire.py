@@ -52,9 +52,7 @@ def _field(kind: str, value: Any) -> bytes:
 
 def encode_op(op: Op) -> bytes:
     """One operation: u16 opcode, u16 zero, u32 length, body."""
-    body = b"".join(
-        _field(kind, value) for kind, (_, value) in zip(op.signature, op, strict=True)
-    )
+    body = b"".join(_field(kind, value) for kind, (_, value) in zip(op.signature, op, strict=True))
     return struct.pack("<HHI", op.opcode, 0, len(body)) + body
 
 

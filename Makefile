@@ -1,0 +1,40 @@
+# The door to the project: each word prepares what it needs. Everything is done by tests/support/setup.sh.
+
+DO := sh tests/support/setup.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench native fuzz clean
+
+help:
+	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
+	@echo "make test    lint, C tests with sanitizers, and every Python test, with coverage"
+	@echo "make setup   install what is missing, build, and install sbx into a virtual environment"
+	@echo "make lint    ruff, mypy --strict"
+	@echo "make native  C tests with AddressSanitizer and UBSan, and a short fuzz of the decoder"
+	@echo "make fuzz    a longer fuzz of the decoder (FUZZ_SECONDS, default 300)"
+	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
+	@echo "make clean   remove what was built"
+
+setup:
+	@$(DO) packages-run user venv build where
+
+run:
+	@$(DO) packages-run user venv build demo
+
+test:
+	@$(DO) packages-test user venv-dev build lint native debian pytest
+
+lint:
+	@$(DO) venv-dev lint
+
+native:
+	@$(DO) packages-test venv-dev native
+
+fuzz:
+	@$(DO) packages-test venv-dev fuzz
+
+bench:
+	@$(DO) packages-test user venv build debian bench
+
+clean:
+	@$(DO) clean

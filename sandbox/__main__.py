@@ -1,0 +1,7 @@
+"""`python -m sandbox`: the same as `sbx`."""
+
+import sys
+
+from sandbox.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,28 @@
+"""`sbx doctor`: shows what sandbox.host.doctor found; the trials themselves live there."""
+
+from __future__ import annotations
+
+import click
+
+from sandbox.cli import render
+
+
+@click.command("doctor", short_help="Find out what this machine can do.")
+@click.option("--json", "as_json", is_flag=True, help="Show the findings as JSON.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
+def command(as_json: bool) -> int:
+    """Try what a sandbox needs on this machine, and show a cure for what fails.
+
+    The exit code is 0 when sandboxes can run, 1 when something that they need fails.
+    """
+    from sandbox.host import doctor
+
+    if as_json:
+        findings = list(doctor.run_doctor())
+        render.show_json(doctor.as_dicts(findings))
+        return doctor.exit_code(findings)
+    found = []
+    for finding in doctor.iter_findings():
+        render.show(*doctor.lines([finding]))
+        found.append(finding)
+    return doctor.exit_code(found)

@@ -1,0 +1,104 @@
+"""`sbx policy`: which policies there are, what one holds, and whether one is right."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from sandbox.cli import render
+from sandbox.errors import PolicyError
+from sandbox.policy import check
+from sandbox.policy.load import load_policy
+from sandbox.policy.merge import build_policy
+
+_json = click.option("--json", "as_json", is_flag=True, help="Show it as JSON.")
+_debug = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show tracebacks and times."
+)
+
+
+def policy_names() -> tuple[str, ...]:
+    """The names that `--policy` finds, for completion."""
+    return tuple(name for name, _path, _summary in check.available())
+
+
+@click.group("policy", short_help="List, show and check policies.")
+def command() -> None:
+    """List, show and check policies."""
+
+
+@command.command("list")
+@_json
+@_debug
+def list_policies(as_json: bool) -> int:
+    """List the policies that a name finds: the user's own before the built-in ones."""
+    found = check.available()
+    if as_json:
+        keys = ("name", "path", "summary")
+        render.show_json([dict(zip(keys, entry, strict=True)) for entry in found])
+    else:
+        render.show(*render.table([(name, summary) for name, _path, summary in found]))
+    return 0
+
+
+@command.command("show")
+@click.argument("policy")
+@_json
+@_debug
+def show_policy(policy: str, as_json: bool) -> int:
+    """Show every value of POLICY, a name or a path, and where it came from."""
+    layers = load_policy(policy)
+    rows = check.describe(build_policy(layers))
+    if as_json:
+        values = [dict(zip(("key", "value", "origin"), row, strict=True)) for row in rows]
+        files = [{"origin": layer.origin, "path": layer.path} for layer in reversed(layers)]
+        render.show_json({"name": layers[-1].name, "files": files, "values": values})
+        return 0
+    render.show(f"# {' extends '.join(layer.path for layer in reversed(layers))}")
+    render.show(*render.table([(f"{key} = {value}", f"# {origin}") for key, value, origin in rows]))
+    return 0
+
+
+@command.command("check")
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@_json
+@_debug
+def check_policies(policies: tuple[str, ...], as_json: bool) -> int:
+    """Check policies, names or paths; warn where one allows more than what it extends.
+
+    The exit code is 0 when all are right, warned or not.
+    """
+    results = [(policy, *_check(policy)) for policy in policies]
+    if as_json:
+        render.show_json(
+            [
+                {"policy": policy, "widenings": warnings, "error": error and error.as_dict()}
+                for policy, warnings, error in results
+            ]
+        )
+    else:
+        for policy, warnings, error in results:
+            _show_result(policy, warnings, error)
+    return max((error.exit_code for _, _, error in results if error), default=0)
+
+
+def _check(policy: str) -> tuple[list[str], PolicyError | None]:
+    try:
+        return check.widenings(load_policy(policy)), None
+    except PolicyError as error:
+        return [], error
+
+
+def _show_result(policy: str, warnings: list[str], error: PolicyError | None) -> None:
+    if error:
+        render.show_error(error)
+        return
+    name = os.path.basename(policy)
+    if not warnings:
+        render.show(f"{name}: valid, allows nothing more than what it extends")
+        return
+    count = f"{len(warnings)} place{'s' if len(warnings) > 1 else ''}"
+    render.show(f"{name}: valid, allows more than what it extends in {count}")
+    for warning in warnings:
+        render.warn(f"{name}: {warning}")

@@ -1,0 +1,113 @@
+"""`sbx run`: policy and flags together, then one session. `explain` shares the first part."""
+
+from __future__ import annotations
+
+import time
+
+from sandbox.cli import render
+from sandbox.cli.flags import raise_problems, read_flags
+from sandbox.cli.parse import command_words
+from sandbox.errors import PolicyError
+from sandbox.policy.load import Layer, load_policy
+from sandbox.policy.merge import build_policy
+from sandbox.policy.units import format_duration, format_size
+from sandbox.policy.validate import validate_request
+from sandbox.runtime.session import RunOptions, Task, run_session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.cli.flags import Flags
+    from sandbox.cli.parse import Parsed
+    from sandbox.policy.model import Policy
+    from sandbox.runtime.report import Report
+
+DEFAULT_POLICY = "default"
+
+
+def combine(parsed: Parsed, flags: Flags, task: Task, program: str) -> Policy:
+    """Build the policy of this run from files and flags.
+
+    Raises UsageError when the flags are at fault, PolicyError when the policy itself is; each
+    names all problems that can be seen.
+    """
+    try:
+        layers = load_policy(parsed.text("--policy") or DEFAULT_POLICY)
+        policy = build_policy([*layers, Layer("options", flags.data, flags.origins)])
+    except PolicyError as error:
+        lines = error.problems or (error.what,)
+        if flags.problems or all(line.startswith("--") for line in lines):
+            _raise_all((*flags.problems, *lines), task, program)
+        raise
+    if flags.problems:
+        _raise_all(flags.problems, task, program)
+    return policy
+
+
+def _raise_all(problems: tuple[str, ...], task: Task, program: str) -> None:
+    """Raise one UsageError with the problems, and with those of ROOTFS and COMMAND."""
+    raise_problems((*problems, *validate_request(task.rootfs, task.argv)), program)
+
+
+def read_task(parsed: Parsed, flags: Flags, program: str) -> Task:
+    """Return what shall run where."""
+    return Task(
+        rootfs=parsed.rootfs,
+        argv=command_words(parsed, program),
+        name=flags.run.get("--name", ""),
+        pass_fds=tuple(flags.run.get("--pass-fd", ())),
+    )
+
+
+def _notifier(parsed: Parsed) -> Callable[[str, str], None] | None:
+    if parsed.has("--quiet"):
+        return None
+    json = parsed.has("--json")
+    return lambda what, cause: render.warn(what, cause, json=json)
+
+
+def endings(report: Report, policy: Policy) -> list[tuple[str, str]]:
+    """What the user should be told of a run that did not end by itself, as (what, cause)."""
+    found = []
+    if report.reason == "timeout":
+        limit = f"{format_duration(policy.process.timeout)}, from"
+        found.append(
+            ("the time limit ended the sandbox", f"{limit} {policy.origin('process.timeout')}")
+        )
+    if report.reason == "policy-killed":
+        found.append(("the command was killed for a system call that its policy forbids", ""))
+    if report.reason == "launcher-killed":
+        found.append(("the launcher was killed, and the sandbox with it", ""))
+    if report.output_dropped_bytes:
+        limit = f"{format_size(policy.process.output_limit)}, from"
+        what = f"{report.output_dropped_bytes} bytes of output were dropped above the limit"
+        found.append((what, f"{limit} {policy.origin('process.output_limit')}"))
+    return found
+
+
+def main(parsed: Parsed) -> int:
+    """Run the command line and return the payload's exit code, or ours."""
+    if parsed.has("--dry-run"):
+        from sandbox.cli.commands import explain
+
+        return explain.main(parsed, program="sbx run")
+    started = time.monotonic()
+    flags = read_flags(parsed)
+    task = read_task(parsed, flags, "sbx run")
+    policy = combine(parsed, flags, task, "sbx run")
+    if parsed.has("--debug"):
+        render.show_time("policy was ready", started)
+    options = RunOptions(
+        stdin=0 if parsed.has("--interactive") else None,
+        report_path=flags.run.get("--report"),
+        status_fd=flags.run.get("--status-fd"),
+        notify=_notifier(parsed),
+    )
+    report = run_session(policy, task, options)
+    if options.notify:
+        for what, cause in endings(report, policy):
+            options.notify(what, cause)
+    if parsed.has("--debug"):
+        render.show_time("sandbox was gone", started)
+    return report.exit_code

@@ -1,0 +1,273 @@
+"""The click side: help, usage errors, completion, and the commands that need no fast start.
+
+`run` and `explain` are built from the same table that `parse` reads. Click's own words never
+reach the user: every error becomes a UsageError and is printed where all errors are.
+"""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class, shell_complete
+
+from sandbox.cli.options import GROUPS, RUN_OPTIONS, Option
+from sandbox.cli.parse import make_parsed
+from sandbox.errors import UsageError
+
+if TYPE_CHECKING:
+    from sandbox.cli.parse import Parsed, Raw
+
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType
+
+COMPLETE_VARIABLE = "_SBX_COMPLETE"
+SHELLS = ("bash", "zsh", "fish")
+
+_RUN_HELP = """Run COMMAND in a sandbox whose root is the folder ROOTFS.
+
+ROOTFS is never written. Options end at ROOTFS; everything after COMMAND belongs to it.
+"""
+_RUN_EPILOG = """\b
+Exit codes: the command's own; 128+N when signal N ended it; 124 time limit;
+125 sbx failed before the command ran; 126 not executable; 127 not found;
+2 wrong usage.
+
+\b
+Examples:
+  sbx run --policy strict ./rootfs python3 -c 'print(1)'
+  sbx run -v ./src:/src -w /src ./rootfs make -j2
+  sbx run -it ./rootfs bash
+"""
+_EXPLAIN_HELP = """Show what `sbx run` with the same arguments would do, and start nothing.
+
+Every step names where it came from: a policy, an option, or sbx itself.
+"""
+_SHORT_HELP = {
+    "run": "Run a command in a sandbox.",
+    "explain": "Show the plan of a run and where each step comes from.",
+    "policy": "List, show and check policies.",
+    "doctor": "Find out what this machine can do, and how to cure what it cannot.",
+    "rootfs": "Make root file systems.",
+    "version": "Show the version.",
+    "completion": "Print the completion script of a shell.",
+}
+
+
+class _Text(_ParamType):
+    """Text taken as it stands; only completion knows what kind it is."""
+
+    def __init__(self, name: str, choices: tuple[str, ...] = (), complete: str = "") -> None:
+        self.name = name
+        self.choices = choices
+        self.complete = complete
+
+    def convert(self, value: Any, _param: object, _ctx: object) -> Any:
+        return value
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if self.complete in {"file", "dir"}:
+            return [CompletionItem(incomplete, type=self.complete)]
+        choices = self.choices
+        if self.complete == "policy":
+            choices = import_module("sandbox.cli.commands.policy").policy_names()
+            if "/" in incomplete:
+                return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(name) for name in choices if name.startswith(incomplete)]
+
+
+def _identifier(option: Option) -> str:
+    return option.name[2:].replace("-", "_")
+
+
+def _click_option(option: Option) -> click.Option:
+    shared: dict[str, Any] = {"help": option.help, "default": None}
+    if option.kind == "flag":
+        return click.Option([*option.names, _identifier(option)], is_flag=True, **shared)
+    if option.kind == "negatable":
+        names = [f"{option.name}/{option.negative}", _identifier(option)]
+        return click.Option(names, is_flag=True, **shared)
+    return click.Option(
+        [*option.names, _identifier(option)],
+        type=_Text(option.metavar, option.choices, option.complete),
+        metavar=option.metavar,
+        multiple=option.kind == "repeat",
+        **shared,
+    )
+
+
+class _RunCommand(click.Command):
+    """A command with the options of the table, shown in its groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = {p.name: p for p in self.params}
+        for group in GROUPS:
+            found = [shown[_identifier(o)] for o in RUN_OPTIONS if o.group == group]
+            help_option = self.get_help_option(ctx)
+            if group == GROUPS[-1] and help_option:
+                found.append(help_option)
+            with formatter.section(group):
+                formatter.write_dl([r for p in found if (r := p.get_help_record(ctx))])
+
+
+def parsed_values(values: dict[str, Any]) -> Parsed:
+    """Return what `parse` gives for the same line."""
+    rootfs, command = values.pop("rootfs"), values.pop("command")
+    names = {_identifier(option): option.name for option in RUN_OPTIONS}
+    given: dict[str, Raw] = {
+        names[name]: value for name, value in values.items() if value is not None and value != ()
+    }
+    return make_parsed(given, rootfs, command, RUN_OPTIONS)
+
+
+def _table_command(name: str, text: str, epilog: str) -> click.Command:
+    def start(**values: Any) -> Any:
+        return import_module(f"sandbox.cli.commands.{name}").main(parsed_values(values))
+
+    return _RunCommand(
+        name,
+        params=[
+            *(_click_option(option) for option in RUN_OPTIONS),
+            click.Argument(["rootfs"], type=_Text("ROOTFS", complete="dir")),
+            click.Argument(
+                ["command"],
+                nargs=-1,
+                required=True,
+                type=_Text("COMMAND", complete="file"),
+                metavar="COMMAND [ARG]...",
+            ),
+        ],
+        callback=start,
+        help=text,
+        short_help=_SHORT_HELP[name],
+        epilog=epilog,
+        options_metavar="[OPTIONS]",
+        context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]},
+    )
+
+
+@click.command("completion", short_help=_SHORT_HELP["completion"])
+@click.argument("shell", type=click.Choice(SHELLS))
+def _completion(shell: str) -> int:
+    """Print the completion script of SHELL.
+
+    \b
+    bash:  eval "$(sbx completion bash)"
+    zsh:   eval "$(sbx completion zsh)"
+    fish:  sbx completion fish | source
+    """
+    found = get_completion_class(shell)
+    if found is None:
+        raise UsageError(f"no completion for {shell}")
+    script = found(group(), {}, "sbx", COMPLETE_VARIABLE)
+    click.echo(script.source_template % script.source_vars())
+    return 0
+
+
+class _Commands(click.Group):
+    """The commands by name; each is imported when it is asked for."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_SHORT_HELP)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "run":
+            return _table_command("run", _RUN_HELP, _RUN_EPILOG)
+        if cmd_name == "explain":
+            return _table_command("explain", _EXPLAIN_HELP, "")
+        if cmd_name == "completion":
+            return _completion
+        if cmd_name not in _SHORT_HELP:
+            return None
+        command: click.Command = import_module(f"sandbox.cli.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not args[0].startswith("-") and args[0] not in _SHORT_HELP:
+            near = get_close_matches(args[0], _SHORT_HELP)
+            raise UsageError(f'no such command "{args[0]}"', hint=_hint("sbx", near))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SHORT_HELP.items()))
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        import_module("sandbox.cli.commands.version").command.main([], standalone_mode=False)
+        ctx.exit()
+
+
+def group() -> click.Group:
+    """Return the whole command line of sbx."""
+    version = click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version.",
+    )
+    return _Commands(
+        "sbx",
+        params=[version],
+        help="Run commands in sandboxes, as a normal user, on a root file system of your own.",
+        epilog="'sbx COMMAND --help' says more.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        no_args_is_help=False,
+        invoke_without_command=True,
+        callback=_show_help,
+    )
+
+
+@click.pass_context
+def _show_help(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def start(argv: list[str]) -> int:
+    """Run a command line through click and return the exit code. Raises SbxError."""
+    try:
+        code = group().main(argv, prog_name="sbx", standalone_mode=False)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        raise _usage_error(error) from error
+    return code if isinstance(code, int) else 0
+
+
+def complete() -> int:
+    """Answer a request of the completion script, which is in the environment."""
+    instruction = os.environ[COMPLETE_VARIABLE]
+    return shell_complete(group(), {}, "sbx", COMPLETE_VARIABLE, instruction)
+
+
+def _hint(program: str, near: list[str]) -> str:
+    help_hint = f"try '{program} --help'"
+    return f"did you mean {' or '.join(near)}? {help_hint}" if near else help_hint
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    """Return the same error in our words."""
+    context = getattr(error, "ctx", None)
+    program = context.command_path if context else "sbx"
+    near: list[str] = []
+    if isinstance(error, click.NoSuchOption):
+        what = f'no such option "{error.option_name}"'
+        near = list(error.possibilities or ())
+    elif isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
+        what = f'missing argument "{(error.param.name or "").upper()}"'
+    else:
+        text = error.format_message().rstrip(".").replace("'", '"')
+        what = f"{text[:1].lower()}{text[1:]}"
+    return UsageError(what, hint=_hint(program, near))

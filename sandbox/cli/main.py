@@ -1,0 +1,87 @@
+"""The entry point of `sbx`: find the command, run it, print its error once, return a code.
+
+`run` and `explain` are read without click, which costs more to import than the rest together;
+all other commands, all help and all usage errors go through `front`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from sandbox.cli import render
+from sandbox.cli.parse import given_flags, parse
+from sandbox.errors import SbxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PLAIN = ("run", "explain")
+_EXIT_INTERRUPT = 130
+_EXIT_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return the exit code; nothing is raised."""
+    started = time.monotonic()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPT
+    except BrokenPipeError:
+        _discard_output()
+        return _EXIT_BROKEN_PIPE
+    except SbxError as error:
+        return _fail(error, error, words, started)
+    except Exception as error:  # the last line of defence: no traceback unless asked for
+        return _fail(render.internal_error(error), error, words, started)
+
+
+def _dispatch(words: list[str]) -> int:
+    if "_SBX_COMPLETE" not in os.environ and words and words[0] in _PLAIN:
+        parsed = parse(words[1:])
+        if parsed is not None and words[0] == "run":
+            from sandbox.cli.commands import run
+
+            return run.main(parsed)
+        if parsed is not None:
+            from sandbox.cli.commands import explain
+
+            return explain.main(parsed)
+    from sandbox.cli import front
+
+    return front.complete() if "_SBX_COMPLETE" in os.environ else front.start(words)
+
+
+def _fail(shown: SbxError, error: Exception, words: list[str], started: float) -> int:
+    """Print an error as the command line asks for, and return its exit code."""
+    flags = given_flags(words[1:]) if words[:1] and words[0] in _PLAIN else set(words)
+    try:
+        if "--debug" in flags:
+            render.show_traceback(error, started)
+        render.show_error(shown, json="--json" in flags)
+    except OSError:
+        _discard_output()
+    return shown.exit_code
+
+
+def _discard_output() -> None:
+    """Let nothing that is still buffered fail again when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""The one table of what `sbx run` and `sbx explain` accept.
+
+Both readers of a command line derive from it: `parse` (plain and fast, used to start a sandbox)
+and `front` (click: help, usage errors, completion). An option's `read` turns its text into
+settings of the policy; options without one steer the run itself and are read by name. Values
+are applied in the order of the table, whatever the order on the command line.
+"""
+
+from __future__ import annotations
+
+from sandbox.cli import values
+from sandbox.policy.model import NETWORK_MODES, ROOT_MODES
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from sandbox.cli.values import Reader
+
+    OptionKind = Literal["flag", "value", "repeat", "negatable"]
+    Completion = Literal["", "file", "dir", "policy"]
+
+STORAGE_CHOICES = tuple(mode for mode in ROOT_MODES if mode != "bind")
+
+
+class Option(Record):
+    """One option. `names`: the first long name identifies it, all are accepted.
+
+    `kind`: "flag" takes no value; "value" takes one, the last given counts; "repeat" takes one
+    each time; "negatable" is a flag that also exists as --no-NAME.
+    `read` gives settings of the policy; `convert` checks the value of an option without one.
+    """
+
+    names: tuple[str, ...]
+    kind: OptionKind
+    group: str
+    help: str
+    metavar: str = ""
+    read: Reader | None = None
+    convert: Callable[[str], object] | None = None
+    choices: tuple[str, ...] = ()
+    complete: Completion = ""
+
+    @property
+    def name(self) -> str:
+        """The long name that stands for the option in messages and origins."""
+        return next(name for name in self.names if name.startswith("--"))
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether a value follows."""
+        return self.kind in {"value", "repeat"}
+
+    @property
+    def negative(self) -> str:
+        """The name that switches a negatable option off."""
+        return f"--no-{self.name[2:]}"
+
+
+def _flag(group: str, names: str, help: str, read: Reader | None = None) -> Option:
+    return Option(tuple(names.split()), "flag", group, help, read=read)
+
+
+def _value(group: str, names: str, metavar: str, help: str, **more: object) -> Option:
+    return Option(tuple(names.split()), "value", group, help, metavar, **more)  # type: ignore[arg-type]
+
+
+def _repeat(group: str, names: str, metavar: str, help: str, **more: object) -> Option:
+    return Option(tuple(names.split()), "repeat", group, help, metavar, **more)  # type: ignore[arg-type]
+
+
+def _both(group: str, names: str, help: str, key: str) -> Option:
+    return Option(tuple(names.split()), "negatable", group, help, read=values.switch(key))
+
+
+FILES, PROCESS, SECURITY, LIMITS, OUTPUT = (
+    "Policy and files",
+    "Process",
+    "Isolation",
+    "Limits",
+    "What is shown and reported",
+)
+GROUPS = (FILES, PROCESS, SECURITY, LIMITS, OUTPUT)
+
+RUN_OPTIONS: tuple[Option, ...] = (
+    _value(
+        FILES,
+        "--policy",
+        "NAME|PATH",
+        "The policy to run under; a name of `sbx policy list` or a file with a slash in its path.",
+        complete="policy",
+        convert=values.not_empty,
+    ),
+    _repeat(
+        FILES,
+        "-v --volume",
+        "SRC:DST[:ro]",
+        "Show the host's SRC as DST; add :ro for read-only, :optional if it may be missing.",
+        read=values.volume,
+        complete="dir",
+    ),
+    _repeat(
+        FILES,
+        "--mount",
+        "type=bind|tmpfs,…",
+        "Mount in words: type=bind,source=SRC,target=DST,readonly "
+        "or type=tmpfs,target=DST,size=64M.",
+        read=values.mount,
+    ),
+    _repeat(
+        FILES,
+        "--tmpfs",
+        "DST[:WORDS]",
+        "An empty folder in memory; words are size=, mode=, inodes=, exec and noexec.",
+        read=values.tmpfs,
+    ),
+    _flag(
+        FILES,
+        "--read-only",
+        "Make the root file system read-only.",
+        values.constant("filesystem.read_only", True),
+    ),
+    _value(
+        FILES,
+        "--storage",
+        "|".join(STORAGE_CHOICES),
+        "How the root file system is kept unchanged: an overlay, or a copy.",
+        read=values.choice("filesystem.root", STORAGE_CHOICES),
+        choices=STORAGE_CHOICES,
+    ),
+    _value(
+        FILES,
+        "--persist",
+        "DIR",
+        "Keep what is written in DIR, for the next run with it.",
+        read=values.setting("filesystem.persist", values.host_path),
+        complete="dir",
+    ),
+    _repeat(
+        PROCESS,
+        "--env-file",
+        "FILE",
+        "Set the variables of a file of NAME=VALUE lines; --env goes before it.",
+        read=values.env_file,
+        complete="file",
+    ),
+    _repeat(
+        PROCESS,
+        "-e --env",
+        "NAME[=VALUE]",
+        "Set a variable, or pass the caller's value of NAME.",
+        read=values.environment,
+    ),
+    _value(
+        PROCESS,
+        "-w --workdir",
+        "DIR",
+        "The current folder inside.",
+        read=values.setting("process.cwd", values.not_empty),
+    ),
+    _value(
+        PROCESS,
+        "-u --user",
+        "USER[:GROUP]",
+        "The user inside, as a name or a number.",
+        read=values.user,
+    ),
+    _flag(
+        PROCESS,
+        "--root",
+        "Run as user 0 inside; the same as -u 0.",
+        values.constant("identity.user", 0),
+    ),
+    _value(
+        PROCESS,
+        "-h --hostname",
+        "NAME",
+        "The host name inside.",
+        read=values.setting("process.hostname", values.not_empty),
+    ),
+    _both(
+        PROCESS,
+        "--init",
+        "Run a small init as process 1 that reaps and forwards signals.",
+        "process.init",
+    ),
+    _flag(PROCESS, "-i --interactive", "Connect the caller's standard input."),
+    _flag(
+        PROCESS,
+        "-t --tty",
+        "Give the command a terminal of the sandbox's own.",
+        values.constant("process.tty", True),
+    ),
+    _repeat(
+        PROCESS,
+        "--pass-fd",
+        "N",
+        "Keep the caller's open descriptor N for the command.",
+        convert=values.passed_descriptor,
+    ),
+    _value(
+        PROCESS,
+        "--name",
+        "NAME",
+        "A name for this sandbox.",
+        convert=values.sandbox_name,
+    ),
+    _value(
+        SECURITY,
+        "--network --net",
+        "|".join(NETWORK_MODES),
+        "What the sandbox sees of the network.",
+        read=values.setting("network.mode", values.not_empty),
+        choices=NETWORK_MODES,
+    ),
+    _repeat(
+        SECURITY,
+        "--cap-add",
+        "CAP",
+        "Keep a capability that the policy drops, or ALL.",
+        read=values.item("capabilities.add"),
+    ),
+    _repeat(
+        SECURITY,
+        "--cap-drop",
+        "CAP",
+        "Drop a capability that the policy keeps, or ALL.",
+        read=values.item("capabilities.drop"),
+    ),
+    _repeat(
+        SECURITY,
+        "--security-opt",
+        "OPTION",
+        "seccomp=FILE for a profile in the OCI's JSON form, seccomp=unconfined for none.",
+        read=values.security_option,
+    ),
+    _repeat(
+        LIMITS,
+        "--ulimit",
+        "NAME=SOFT[:HARD]",
+        "A resource limit, such as nofile=1024:4096.",
+        read=values.ulimit,
+    ),
+    _value(
+        LIMITS,
+        "--timeout",
+        "DURATION",
+        "End the sandbox after this time, such as 90s or 5m.",
+        read=values.setting("process.timeout", values.not_empty),
+    ),
+    _value(
+        LIMITS,
+        "--output-limit",
+        "SIZE",
+        "End the sandbox after this much output, such as 16M.",
+        read=values.setting("process.output_limit", values.not_empty),
+    ),
+    _value(
+        OUTPUT,
+        "--report",
+        "FILE",
+        "Write the report of the run to FILE as JSON; - shows it for people on standard error.",
+        complete="file",
+        convert=values.not_empty,
+    ),
+    _value(
+        OUTPUT,
+        "--status-fd",
+        "N",
+        "Write events as JSON lines to the open descriptor N.",
+        convert=values.open_descriptor,
+    ),
+    _flag(OUTPUT, "--dry-run", "Show what would be done and start nothing."),
+    _flag(OUTPUT, "--json", "Show errors and plans as JSON."),
+    _flag(OUTPUT, "--debug", "Show tracebacks and times."),
+    _flag(OUTPUT, "-q --quiet", "Show no warnings."),
+)

@@ -1,0 +1,179 @@
+"""The plain reader of `run` and `explain`: argv to a Parsed value, without importing click.
+
+It accepts exactly the lines that the click command built from the same table accepts, and
+gives the same values. Any other line, and any plea for help, is left to click: `parse` then
+returns None, and `front` prints the help or raises the usage error.
+"""
+
+from __future__ import annotations
+
+from sandbox.cli.options import RUN_OPTIONS, Option
+from sandbox.errors import UsageError
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Raw = str | bool | tuple[str, ...]
+
+
+class Parsed(Record):
+    """A command line that was understood: the texts of the given options, by long name.
+
+    A flag is True or, for its opposite, False; an option that repeats is a tuple of texts.
+    """
+
+    values: tuple[tuple[str, Raw], ...]
+    rootfs: str
+    command: tuple[str, ...]
+
+    def has(self, name: str) -> bool:
+        """Whether a flag is given, and not as its opposite."""
+        return dict(self.values).get(name) is True
+
+    def text(self, name: str) -> str | None:
+        """The text of an option that takes one value, None when it is not given."""
+        value = dict(self.values).get(name)
+        return value if isinstance(value, str) else None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The texts of an option that repeats, in the order given."""
+        value = dict(self.values).get(name)
+        return value if isinstance(value, tuple) else ()
+
+
+class _Unplain(Exception):
+    """The line is left to click."""
+
+
+def make_parsed(
+    values: dict[str, Raw], rootfs: str, command: Sequence[str], options: Sequence[Option]
+) -> Parsed:
+    """Build a Parsed with the values in the order of the table."""
+    ordered = tuple((o.name, values[o.name]) for o in options if o.name in values)
+    return Parsed(ordered, rootfs, tuple(command))
+
+
+def parse(argv: Sequence[str], options: Sequence[Option] = RUN_OPTIONS) -> Parsed | None:
+    """Read [OPTIONS] ROOTFS COMMAND [ARG…]; return None when click has to say something."""
+    values: dict[str, Raw] = {}
+    try:
+        at = _read_options(argv, _names(options), values)
+    except _Unplain:
+        return None
+    if len(argv) - at < 2:
+        return None
+    return make_parsed(values, argv[at], argv[at + 1 :], options)
+
+
+def given_flags(argv: Sequence[str], options: Sequence[Option] = RUN_OPTIONS) -> set[str]:
+    """Return the flags that stand before ROOTFS in a line that need not be right.
+
+    It tells how an error in the line shall be shown (--json, --debug).
+    """
+    values: dict[str, Raw] = {}
+    names = _names(options)
+    at = 0
+    while at < len(argv):
+        try:
+            _read_options(argv[at:], names, values)
+            break
+        except _Unplain as unplain:
+            at += unplain.args[0]
+    return {name for name, value in values.items() if value is True}
+
+
+def _names(options: Sequence[Option]) -> dict[str, tuple[Option, bool]]:
+    """Map every accepted name to its option and whether it switches on."""
+    names = {name: (option, True) for option in options for name in option.names}
+    names.update({o.negative: (o, False) for o in options if o.kind == "negatable"})
+    return names
+
+
+def _read_options(
+    argv: Sequence[str], names: dict[str, tuple[Option, bool]], values: dict[str, Raw]
+) -> int:
+    """Read options into `values`; return the index of ROOTFS.
+
+    Raises _Unplain with how many words to skip to get past what was not understood.
+    """
+    at = 0
+    while at < len(argv):
+        word = argv[at]
+        at += 1
+        if word == "--":
+            return at
+        if word[:1] != "-" or word == "-":
+            return at - 1
+        if word.startswith("--"):
+            name, equals, text = word.partition("=")
+            found = names.get(name)
+            if found is None or (equals and not found[0].takes_value):
+                raise _Unplain(at)
+            at += _store(found, text if equals else None, argv, at, values)
+        else:
+            at += _read_cluster(word, argv, at, names, values)
+    return at
+
+
+def _read_cluster(
+    word: str,
+    argv: Sequence[str],
+    at: int,
+    names: dict[str, tuple[Option, bool]],
+    values: dict[str, Raw],
+) -> int:
+    """Read one word of short options, such as -it or -eNAME=1; return how many more it took."""
+    for index in range(1, len(word)):
+        found = names.get(f"-{word[index]}")
+        if found is None:
+            raise _Unplain(at)
+        if found[0].takes_value:
+            return _store(found, word[index + 1 :] or None, argv, at, values)
+        _store(found, None, argv, at, values)
+    return 0
+
+
+def _store(
+    found: tuple[Option, bool],
+    text: str | None,
+    argv: Sequence[str],
+    at: int,
+    values: dict[str, Raw],
+) -> int:
+    """Store one occurrence; its value is `text`, or else the next word. Return words taken."""
+    option, on = found
+    if not option.takes_value:
+        values[option.name] = on
+        return 0
+    taken = 0
+    if text is None:
+        if at >= len(argv):
+            raise _Unplain(at)
+        text, taken = argv[at], 1
+    if option.kind == "repeat":
+        earlier = values.get(option.name)
+        values[option.name] = (*earlier, text) if isinstance(earlier, tuple) else (text,)
+    else:
+        values[option.name] = text
+    return taken
+
+
+def command_words(parsed: Parsed, program: str) -> tuple[str, ...]:
+    """Return the command, without a leading "--"; refuse one that looks like an option of ours.
+
+    A word like that after ROOTFS is nearly always an option in the wrong place.
+    """
+    command = parsed.command
+    if command and command[0] == "--":
+        if len(command) > 1:
+            return command[1:]
+        raise UsageError('missing argument "COMMAND"', hint=f"try '{program} --help'")
+    if command and command[0].startswith("-"):
+        raise UsageError(
+            f'the command "{command[0]}" looks like an option',
+            cause="options end at ROOTFS; what follows is the command",
+            hint=f'put options before "{parsed.rootfs}", or write -- before such a command',
+        )
+    return command

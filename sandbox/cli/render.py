@@ -1,0 +1,131 @@
+"""The one place that prints what sbx itself has to say: errors, warnings, results, JSON.
+
+Nothing that is printed can steer the terminal: every character that is not printable, and every
+byte of an argument or file name that is not UTF-8, is shown as an escape.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from sandbox.errors import SbxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def escape(text: str) -> str:
+    r"""Return `text` with everything unprintable as \n, \x1b, \u202e or \U000e0001.
+
+    That covers control bytes, C1 controls, line separators, bidirectional and other format
+    controls, and private or unassigned characters; bytes that were not UTF-8 (kept by Python as
+    lone surrogates) come out as the byte, \xff.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape_char(char) for char in text)
+
+
+def _escape_char(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    if char in _SHORT:
+        return _SHORT[char]
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _write(stream: TextIO | None, lines: list[str]) -> None:
+    """Write lines, already escaped; characters that the stream lacks become escapes too."""
+    if stream is None:
+        return
+    text = "".join(f"{line}\n" for line in lines)
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def show(*lines: str) -> None:
+    """Print lines of a result on standard output."""
+    _write(sys.stdout, [escape(line) for line in lines])
+
+
+def note(*lines: str) -> None:
+    """Print lines for people on standard error."""
+    _write(sys.stderr, [escape(line) for line in lines])
+
+
+def warn(what: str, cause: str = "", *, json: bool = False) -> None:
+    """Print one warning on standard error: a line for people, or one line of JSON."""
+    if json:
+        from json import dumps
+
+        _write(sys.stderr, [dumps({"warning": what, "cause": cause})])
+    else:
+        note(f"sbx: warning: {what}{f': {cause}' if cause else ''}")
+
+
+def show_json(value: object) -> None:
+    """Print one JSON value on standard output, indented; ASCII, so nothing needs an escape."""
+    import json
+
+    _write(sys.stdout, json.dumps(value, indent=2, default=str).split("\n"))
+
+
+def error_lines(error: SbxError) -> list[str]:
+    """The lines of one error: what, problems, cause and hint."""
+    lines = [f"sbx: error: {error.what}"]
+    lines += [f"  {problem}" for problem in error.problems]
+    lines += [f"  cause: {error.cause}"] if error.cause else []
+    lines += [f"  hint: {error.hint}"] if error.hint else []
+    return lines
+
+
+def show_error(error: SbxError, *, json: bool = False) -> None:
+    """Print one error on standard error: lines for people, or one line of JSON."""
+    if not json:
+        note(*error_lines(error))
+        return
+    from json import dumps
+
+    _write(sys.stderr, [dumps(error.as_dict())])
+
+
+def internal_error(error: Exception) -> SbxError:
+    """Return the error to show for one that nobody foresaw."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return SbxError(
+        f"internal error: {text}", hint="run the same command with --debug and report what it shows"
+    )
+
+
+def show_traceback(error: BaseException, started: float) -> None:
+    """Print where an error came from, and how many milliseconds after `started` (monotonic)."""
+    import traceback
+
+    note(*"".join(traceback.format_exception(error)).rstrip("\n").split("\n"))
+    show_time("failed", started)
+
+
+def show_time(what: str, started: float) -> None:
+    """Print how many milliseconds after `started` something happened."""
+    note(f"sbx: debug: {what} after {(time.monotonic() - started) * 1000:.1f} ms")
+
+
+def table(rows: list[tuple[str, ...]], widest: int = 60) -> list[str]:
+    """Lines with columns aligned; a cell above `widest` characters only moves its own line."""
+    escaped = [tuple(escape(cell) for cell in row) for row in rows]
+    widths = [
+        max((len(c) for c in column if len(c) <= widest), default=0)
+        for column in zip(*escaped, strict=True)
+    ]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in escaped
+    ]

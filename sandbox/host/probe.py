@@ -1,0 +1,315 @@
+"""HostFacts, found by trying and remembered for one boot.
+
+Owns the cache of what `attempt` found, and what is read afresh on each start. Does not explain
+failures: `userns` and `doctor` do.
+On the start path: a hit costs a dozen calls of stat and read, and neither process nor import.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import stat
+import sys
+import time
+
+from sandbox.errors import SbxError
+from sandbox.host.facts import HostFacts
+from sandbox.linux.paths import private_dir, state_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sandbox.host.attempt import Outcome
+
+HELPER_FOLDERS = (
+    "/usr/bin",
+    "/bin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/sbin",
+    "/usr/local/sbin",
+    "/run/wrappers/bin",
+)
+SYSCTLS = (
+    "kernel/unprivileged_userns_clone",
+    "kernel/apparmor_restrict_unprivileged_userns",
+    "user/max_user_namespaces",
+    "user/max_time_namespaces",
+)
+FILES = ("/etc/subuid", "/etc/subgid", "/etc/passwd", "/etc/nsswitch.conf")
+PLACES = ("/proc/self/ns/user", "/proc/self/ns/mnt", "/")
+
+_FORMAT = 1  # of the cache, and of what the trials mean; part of the key
+_ENTRIES = 8
+_MAX_CACHE_BYTES = 65536
+# Refusals that stay as they are until something in the key changes. Others (out of memory, no
+# answer) are tried again by the next run.
+_LASTING = (
+    0,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.EIO,
+    errno.ENODEV,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)
+
+
+# ---- reading ----
+
+
+def find_helper(name: str) -> str:
+    """The absolute path of newuidmap or newgidmap that can be trusted and can work, else ""."""
+    for folder in HELPER_FOLDERS:
+        path = f"{folder}/{name}"
+        if not helper_problem(path):
+            return path
+    return ""
+
+
+def helper_problem(path: str) -> str:
+    """Why `path` cannot serve as a set-user-ID helper; "" when it can."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return (error.strerror or "").lower()
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != 0:
+        return "is not a regular file of root"
+    if found.st_mode & 0o022:
+        return "can be written by others"
+    if not os.access(path, os.X_OK):
+        return "cannot be executed"
+    if os.statvfs(path).f_flag & os.ST_NOSUID:
+        return "lies on a file system that is mounted nosuid"
+    if "NoNewPrivs:\t1" in read_kernel_file("/proc/self/status"):
+        return "cannot gain rights, because this program runs with no_new_privs"
+    if found.st_mode & stat.S_ISUID:
+        return ""
+    try:
+        return "" if os.getxattr(path, "security.capability") else "has an empty capability"
+    except OSError:
+        return "is neither set-user-ID nor has a file capability"
+
+
+def user_name(uid: int) -> str:
+    """The account's name, or the number as text where there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """(6, 1) of "6.1.0-18-amd64"; (0, 0) when it does not start with two numbers."""
+    parts = release.split(".", 2)
+    minor = ""
+    for letter in parts[1] if len(parts) > 1 else "":
+        if not letter.isdecimal():
+            break
+        minor += letter
+    return (int(parts[0]), int(minor)) if parts[0].isdecimal() and minor else (0, 0)
+
+
+def read_kernel_file(path: str) -> str:
+    """The text of a small file of /proc or /sys without its newline; "" when unreadable."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        # One read gives a page at most of the longer files, such as mountinfo.
+        text = b""
+        while chunk := os.read(descriptor, 65536):
+            text += chunk
+        return text.decode("utf-8", "surrogateescape").strip(" \n")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def masked_proc(mountinfo: str) -> tuple[str, ...]:
+    """Mount points over parts of /proc, for which the kernel refuses a fresh, unmasked one."""
+    found = []
+    for line in mountinfo.split("\n"):
+        words = line.split(" ")
+        kind = words[words.index("-") + 1] if "-" in words[:-1] else ""
+        if len(words) > 4 and words[4].startswith("/proc/") and kind not in _HARMLESS:
+            found.append(words[4])
+    return tuple(found)
+
+
+_HARMLESS = ("autofs", "binfmt_misc", "nfsd")  # they cover an empty folder: nothing is hidden
+
+
+# ---- the cache ----
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    """What tells one state of a file from another; () when it does not exist."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (
+        found.st_dev,
+        found.st_ino,
+        found.st_mode,
+        found.st_uid,
+        found.st_size,
+        # A change time also notices restored modification times and new attributes.
+        found.st_ctime_ns,
+    )
+
+
+def _restrictions() -> tuple[str, ...]:
+    """What the caller was put under: it decides what is possible, and is inherited."""
+    status = read_kernel_file("/proc/self/status").split("\n")
+    wanted = ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")
+    return tuple(line for line in status if line.partition(":")[0] in wanted)
+
+
+def cache_key() -> tuple[Any, ...]:
+    """Everything that the remembered facts depend on."""
+    helpers = (f"{HELPER_FOLDERS[0]}/newuidmap", f"{HELPER_FOLDERS[0]}/newgidmap")
+    return (
+        _FORMAT,
+        read_kernel_file("/proc/sys/kernel/random/boot_id"),
+        os.uname().release,
+        os.getuid(),
+        os.getgid(),
+        sys.hexversion,
+        tuple(read_kernel_file(f"/proc/sys/{name}") for name in SYSCTLS),
+        tuple(_identity(path)[:2] for path in PLACES),
+        tuple(_identity(path) for path in (*FILES, *helpers)),
+        _restrictions(),
+        read_kernel_file("/proc/self/attr/current"),
+        "\toverlay" in read_kernel_file("/proc/filesystems"),
+    )
+
+
+def _cache_file() -> str:
+    return f"{state_dir()}/facts"
+
+
+def _load() -> dict[Any, Any]:
+    """What the cache holds; {} when it is missing, damaged, or not ours alone."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(_cache_file(), flags)
+    except OSError:
+        return {}
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+            return {}
+        if found.st_mode & 0o077 or found.st_size > _MAX_CACHE_BYTES:
+            return {}
+        entries = marshal.loads(os.read(descriptor, _MAX_CACHE_BYTES))  # noqa: S302 - checked to be ours
+    except (OSError, ValueError, EOFError, TypeError):
+        return {}
+    finally:
+        os.close(descriptor)
+    return entries if type(entries) is dict else {}
+
+
+def _store(key: tuple[Any, ...], found: tuple[Any, ...]) -> None:
+    """Remember `found` beside the facts of a few other contexts; failing to is no failure."""
+    entries = {k: v for k, v in _load().items() if k != key}
+    # A reader that raced loses its entry and tries again: no lock is needed.
+    kept = dict(list(entries.items())[-(_ENTRIES - 1) :]) | {key: found}
+    try:
+        folder = private_dir(state_dir())
+        temporary = f"{folder}/.facts.{os.getpid()}.{time.monotonic_ns()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600)
+    except (OSError, SbxError):
+        return
+    try:
+        os.write(descriptor, marshal.dumps(kept, 4))
+        os.rename(temporary, f"{folder}/facts")
+    except OSError:
+        os.unlink(temporary)
+    finally:
+        os.close(descriptor)
+
+
+# ---- facts ----
+
+
+def _subordinate(kind: str, name: str, uid: int, own: int) -> tuple[tuple[int, int], ...]:
+    from sandbox.host.subids import read_subids
+
+    try:
+        return read_subids(kind, name, uid, own).ranges
+    except SbxError:
+        return ()  # ranges that overlap are as good as none; doctor says what is wrong
+
+
+def _proc_error(outcome: Outcome) -> str:
+    if outcome.ok:
+        return ""
+    covered = masked_proc(read_kernel_file("/proc/self/mountinfo"))
+    if outcome.errno == errno.EPERM and covered:
+        return f"{outcome.reason} (a container hides parts of /proc, such as {covered[0]})"
+    return outcome.reason
+
+
+def _find() -> tuple[tuple[Any, ...], bool]:
+    """Try everything: the fields from user_name on, and whether they may be remembered."""
+    from sandbox.host.attempt import Outcome, attempt
+
+    uid, gid = os.getuid(), os.getgid()
+    name = user_name(uid)
+    whole = attempt("facts")
+    parts = [Outcome(*part) for part in whole.value] if whole.ok else [whole] * 6
+    userns, overlay, proc, landlock, seccomp, time_namespace = parts
+    lasting = userns.ok and all(part.errno in _LASTING for part in parts)
+    found = (
+        name,
+        _subordinate("uid", name, uid, uid),
+        _subordinate("gid", name, uid, gid),
+        find_helper("newuidmap"),
+        find_helper("newgidmap"),
+        userns.reason,
+        overlay.reason,
+        _proc_error(proc),
+        landlock.value if landlock.ok else 0,
+        seccomp.ok,
+        time_namespace.ok,
+    )
+    return found, lasting
+
+
+def host_facts(*, refresh: bool = False) -> HostFacts:
+    """What this machine can do for the caller; `refresh` tries again what is remembered.
+
+    Never raises for what is missing: the facts say so.
+    """
+    found = None if refresh else _load().get(cache_key())
+    if type(found) is not tuple or len(found) != 11:
+        found, lasting = _find()
+        if lasting:
+            # The key anew: a trial makes the kernel load the overlay module.
+            _store(cache_key(), found)
+    machine = os.uname()
+    name, subuids, subgids, newuidmap, newgidmap, *tried = found
+    return HostFacts(
+        os.getuid(),
+        os.getgid(),
+        tuple(os.getgroups()),
+        name,
+        machine.machine,
+        kernel_version(machine.release),
+        subuids,
+        subgids,
+        newuidmap,
+        newgidmap,
+        *tried,
+    )

@@ -1,0 +1,1 @@
+"""DONE: start the native launcher, speak with it, turn its events into values and errors."""

@@ -1,0 +1,249 @@
+"""Start the launcher: descriptors in their fixed places, nothing else handed over.
+
+Owns the pipes, the channel and the process until the supervisor takes them. posix_spawn is
+vfork-like, so that a large or threaded caller pays nothing for its size and no Python code runs
+between fork and exec. Every descriptor of ours is moved to 110 or above first: then no fixed
+target can overwrite a source, even in a caller that has 0, 1 and 2 closed.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+
+from sandbox.errors import HostError, SetupError, UsageError
+from sandbox.launcher.image import seal_bytes, seal_program
+from sandbox.linux.paths import native
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:  # the module `signal` would import enum
+    import _signal as signal
+
+FD_PLAN, FD_CHANNEL, FD_OWNER = 100, 101, 102
+FD_RESERVED = range(100, 110)
+FIRST_PRIVATE = 110
+
+
+class Program(Record):
+    """What is executed in the launcher's place; `path` None is the sealed native launcher."""
+
+    path: str | None = None
+    argv: tuple[str, ...] = ("init",)
+
+
+class Descriptors:
+    """Descriptors that are closed together unless they were given away before."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def keep(self, fd: int) -> int:
+        """Own `fd` from now on."""
+        self._open.append(fd)
+        return fd
+
+    def move(self, fd: int) -> int:
+        """Own a copy of `fd` at a private number; `fd` itself is closed."""
+        try:
+            return self.copy(fd)
+        finally:
+            os.close(fd)
+
+    def copy(self, fd: int) -> int:
+        """Own a close-on-exec copy of `fd` at a private number."""
+        try:
+            return self.keep(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EMFILE):
+                raise
+            raise _too_few_descriptors() from error
+
+    def give(self, fd: int) -> int:
+        """Stop owning `fd`."""
+        self._open.remove(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close one owned descriptor now."""
+        os.close(self.give(fd))
+
+    def close_all(self) -> None:
+        """Close whatever is still owned."""
+        while self._open:
+            os.close(self._open.pop())
+
+
+class Launched:
+    """A started launcher: its pid, pidfd, channel, and our ends of the payload's stdio.
+
+    `stdin`, `stdout`, `stderr` do not block; `stderr` is -1 when it was merged into stdout.
+    `held` owns all of them.
+    """
+
+    __slots__ = ("channel", "held", "pid", "pidfd", "stderr", "stdin", "stdout")
+
+    def __init__(self, held: Descriptors, channel: _socket.socket) -> None:
+        self.held = held
+        self.channel = channel
+        self.pid = 0
+        self.pidfd = self.stdin = self.stdout = self.stderr = -1
+
+    def close(self) -> None:
+        """Close the channel and every descriptor; a launcher that still lives then dies."""
+        self.channel.close()
+        self.held.close_all()
+
+
+def launch(
+    plan: bytes,
+    *,
+    program: Program | None = None,
+    pass_fds: tuple[int, ...] = (),
+    merge_stderr: bool = False,
+) -> Launched:
+    """Start the launcher with `plan`; `pass_fds` keep their numbers inside.
+
+    Safe in threads: every descriptor is close-on-exec, no global state is touched. Raises
+    SetupError, HostError when RLIMIT_NOFILE is too low, UsageError for a bad `pass_fds`.
+    """
+    check_pass_fds(pass_fds)
+    child, ours = Descriptors(), Descriptors()
+    launched: Launched | None = None
+    try:
+        channel, far = _channel(child)
+        launched = Launched(ours, channel)
+        places = _connect(launched, child, merge_stderr=merge_stderr)
+        places |= {
+            FD_PLAN: child.move(seal_bytes("plan", plan)),
+            FD_CHANNEL: far,
+            FD_OWNER: child.move(os.pidfd_open(os.getpid())),
+        }
+        actions = [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in places.items()]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in pass_fds]
+        path, argv = _locate(child, program or Program())
+        launched.pid = os.posix_spawn(
+            path,
+            argv,
+            {},
+            file_actions=actions,
+            setsigmask=(),
+            # All of them: Python ignores SIGPIPE, and ignored signals survive an exec.
+            setsigdef=signal.valid_signals(),
+        )
+        launched.pidfd = _open_pidfd(ours, launched.pid)
+        return launched
+    except BaseException as error:
+        if launched:
+            launched.channel.close()
+        ours.close_all()
+        if isinstance(error, OSError) and not isinstance(error, SetupError | HostError):
+            raise _cannot_start(error) from error
+        raise
+    finally:
+        child.close_all()
+
+
+def check_pass_fds(pass_fds: tuple[int, ...]) -> None:
+    """Raise UsageError listing every descriptor that cannot be passed, with the reason."""
+    problems = []
+    for fd in pass_fds:
+        if fd < 3:
+            problems.append(f"{fd}: 0, 1 and 2 are the standard streams")
+        elif fd in FD_RESERVED:
+            problems.append(f"{fd}: 100 to 109 are reserved for sbx itself")
+        elif not _is_open(fd):
+            problems.append(f"{fd}: is not open")
+    if problems:
+        raise UsageError("cannot pass these descriptors", problems=tuple(problems))
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+def _channel(child: Descriptors) -> tuple[_socket.socket, int]:
+    """A connected pair: our end, and the child's descriptor."""
+    kind = _socket.AF_UNIX, _socket.SOCK_SEQPACKET
+    near, far = _socket.socketpair(*kind)
+    try:
+        theirs = child.copy(far.fileno())
+        # With the caller's 0, 1 or 2 closed, `near` could be one of them.
+        ours = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 3)
+        return _socket.socket(*kind, 0, ours), theirs
+    finally:
+        near.close()
+        far.close()
+
+
+def _connect(launched: Launched, child: Descriptors, *, merge_stderr: bool) -> dict[int, int]:
+    """Make the pipes; return the child's ends by the number they get there."""
+    ours = launched.held
+    stdin, launched.stdin = _pipe(child, ours, ours_writes=True)
+    stdout, launched.stdout = _pipe(child, ours, ours_writes=False)
+    stderr = stdout
+    if not merge_stderr:
+        stderr, launched.stderr = _pipe(child, ours, ours_writes=False)
+    return {0: stdin, 1: stdout, 2: stderr}
+
+
+def _pipe(child: Descriptors, ours: Descriptors, *, ours_writes: bool) -> tuple[int, int]:
+    reading, writing = os.pipe()
+    theirs, kept = (reading, writing) if ours_writes else (writing, reading)
+    try:
+        theirs = child.move(theirs)
+    except BaseException:
+        os.close(kept)
+        raise
+    kept = ours.move(kept)
+    # Each end of a pipe has flags of its own: the payload's end stays blocking.
+    os.set_blocking(kept, False)
+    return theirs, kept
+
+
+def _locate(child: Descriptors, program: Program) -> tuple[str, list[str]]:
+    if program.path is not None:
+        return program.path, list(program.argv)
+    image = child.move(seal_program(native("sbx-launcher")))
+    # Resolved in the child, where close-on-exec has not acted yet.
+    return f"/proc/self/fd/{image}", list(program.argv)
+
+
+def _open_pidfd(ours: Descriptors, pid: int) -> int:
+    """A pidfd of our child, or -1 when somebody else has already reaped it (SIGCHLD ignored)."""
+    try:
+        return ours.move(os.pidfd_open(pid))
+    except ProcessLookupError:
+        return -1
+
+
+def _too_few_descriptors() -> HostError:
+    return HostError(
+        "cannot keep enough files open",
+        cause=f"the limit of open files (RLIMIT_NOFILE) leaves no number from {FIRST_PRIVATE} on",
+        hint="raise it for this shell, for example with: ulimit -n 1024",
+    )
+
+
+def _cannot_start(error: OSError) -> SetupError | HostError:
+    if error.errno == errno.EMFILE:
+        return _too_few_descriptors()
+    hints = {
+        errno.EAGAIN: "the limit of processes is reached: see ulimit -u",
+        errno.ENOENT: "/proc must be mounted",
+        errno.EACCES: "sysctl vm.memfd_noexec must be below 2 for programs in memory",
+    }
+    return SetupError(
+        "cannot start the launcher",
+        cause=(error.strerror or str(error)).lower(),
+        hint=hints.get(error.errno or 0, ""),
+        errno=error.errno or 0,
+    )

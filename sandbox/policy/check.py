@@ -1,0 +1,269 @@
+"""What people ask about policies: what one allows more than its parent, what it holds, which exist.
+
+Only restricting a parent is unremarkable; `widenings` names everything else. It compares two
+finished policies, so it does not matter how a file spells its wishes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import SbxError
+from sandbox.policy import model
+from sandbox.policy.load import SUFFIX, Layer, load_policy, names, read_policy, search_path
+from sandbox.policy.merge import build_policy
+from sandbox.policy.units import format_duration, format_limit, format_size, quote
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+BASELINE = "strict"
+_UNBOUNDED = float("inf")
+
+# Values of closed sets, the narrowest first.
+_RANKS: dict[str, Sequence[object]] = {
+    "identity.map": ("single", "keep-id", "range"),
+    "identity.root": (False, True),
+    "namespaces.time": (True, False),
+    "namespaces.nested": (False, True),
+    "filesystem.read_only": (True, False),
+    "filesystem.proc": model.PROC_MODES,
+    "filesystem.sys": model.SYS_MODES,
+    "network.mode": model.NETWORK_MODES,
+    "network.loopback": (False, True),
+    "process.init": (True, False),
+    "process.tty": (False, True),
+    "seccomp.base": model.SECCOMP_BASES,
+    "landlock.fs": model.LANDLOCK_FS,
+    "landlock.tcp": (True, False),
+    "landlock.ioctl_dev": (True, False),
+}
+# Lists where more entries allow more, and lists where fewer do.
+_GRANTS = ("process.env_pass", "capabilities.keep", "capabilities.add", "seccomp.sockets")
+_DENIALS = (
+    "filesystem.masked",
+    "filesystem.locked",
+    "seccomp.groups",
+    "landlock.scopes",
+)
+# Bounds: (what 0 stands for, how it is shown).
+_BOUNDS: dict[str, tuple[float, Callable[[Any], str]]] = {
+    "filesystem.size": (model.DEFAULT_SIZE, format_size),
+    "filesystem.inodes": (model.DEFAULT_INODES, str),
+    "filesystem.shm": (model.DEFAULT_SHM, format_size),
+    "process.timeout": (_UNBOUNDED, format_duration),
+    "process.output_limit": (_UNBOUNDED, format_size),
+}
+_SIZES = ("filesystem.size", "filesystem.shm", "process.output_limit")
+_BYTE_LIMITS = ("as", "data", "fsize", "memlock", "rss", "stack")
+_TIMES = ("process.timeout", "process.grace")
+
+
+def widenings(layers: Sequence[Layer]) -> list[str]:
+    """Each way in which the last layer allows more than the ones below it: "key: what".
+
+    `layers` are as `load_policy` returns them. A policy that extends nothing is compared with
+    the built-in "strict". Raises PolicyError when one of the policies is wrong.
+    """
+    child = build_policy(layers)
+    below = list(layers[:-1]) or load_policy(BASELINE)
+    return compare(build_policy(below), child)
+
+
+def compare(parent: model.Policy, child: model.Policy) -> list[str]:
+    """Each way in which `child` allows more than `parent`."""
+    return [
+        *_ranked(parent, child),
+        *_listed(parent, child),
+        *_bounded(parent, child),
+        *_files(parent.filesystem, child.filesystem),
+        *_limits(parent, child),
+        *_others(parent, child),
+    ]
+
+
+def _get(policy: model.Policy, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(policy, section), name)
+
+
+def _ranked(parent: model.Policy, child: model.Policy) -> Iterable[str]:
+    for key, order in _RANKS.items():
+        old, new = _get(parent, key), _get(child, key)
+        if order.index(new) > order.index(old):
+            yield f"{key}: {quote(old)} becomes {quote(new)}"
+
+
+def _listed(parent: model.Policy, child: model.Policy) -> Iterable[str]:
+    for key in (*_GRANTS, *_DENIALS):
+        if key == "seccomp.groups" and parent.seccomp.base != "deny":
+            continue  # groups mean nothing above an allow-list; the change of base is named
+        if key == "filesystem.masked" and child.filesystem.proc == "pid":
+            continue  # what would be masked is not there
+        grants = key in _GRANTS
+        old, new = _get(parent, key), _get(child, key)
+        more, less = (new, old) if grants else (old, new)
+        changed = [item for item in more if item not in less]
+        if changed:
+            yield f"{key}: {'adds' if grants else 'drops'} {', '.join(changed)}"
+
+
+def _bounded(parent: model.Policy, child: model.Policy) -> Iterable[str]:
+    for key, (zero, show) in _BOUNDS.items():
+        old, new = _get(parent, key), _get(child, key)
+        if (new or zero) > (old or zero):
+            yield f"{key}: {_bound(old, zero, show)} becomes {_bound(new, zero, show)}"
+
+
+def _bound(value: float, zero: float, show: Callable[[Any], str]) -> str:
+    value = value or zero
+    return "no bound" if value == _UNBOUNDED else show(value)
+
+
+def _files(old: model.Filesystem, new: model.Filesystem) -> Iterable[str]:
+    if new.root == "bind" != old.root and not new.read_only:
+        yield 'filesystem.root: "bind" without read_only lets the payload write to ROOTFS itself'
+    if new.persist and new.persist != old.persist:
+        yield f"filesystem.persist: what is written stays in {quote(new.persist)}"
+    known = {mount.target: mount for mount in old.mounts}
+    for mount in new.mounts:
+        before = known.get(mount.target)
+        if before and before.source == mount.source and before.read_only <= mount.read_only:
+            continue
+        way = "read-only" if mount.read_only else "writable"
+        yield f"filesystem.mounts.{mount.target}: shows {quote(mount.source)}, {way}"
+    tmpfs = {entry.target: entry for entry in old.tmpfs}
+    for entry in new.tmpfs:
+        yield from _tmpfs(tmpfs.get(entry.target), entry)
+
+
+def _tmpfs(old: model.Tmpfs | None, new: model.Tmpfs) -> Iterable[str]:
+    key = f"filesystem.tmpfs.{new.target}"
+    executable = not new.noexec and (old is None or old.noexec)
+    if old is None:
+        more = " without noexec" if executable else ""
+        yield f"{key}: a new writable place of {format_size(new.size)}{more}"
+        return
+    if executable:
+        yield f"{key}: loses noexec"
+    if new.size > old.size:
+        yield f"{key}: {format_size(old.size)} becomes {format_size(new.size)}"
+    if new.inodes > old.inodes:
+        yield f"{key}: {old.inodes} inodes become {new.inodes}"
+
+
+def _limits(parent: model.Policy, child: model.Policy) -> Iterable[str]:
+    wanted = {limit.name: limit for limit in child.rlimits}
+    for old in parent.rlimits:
+        new = wanted.get(old.name)
+        if new is None:
+            yield f"rlimits.{old.name}: is the caller's own again"
+        elif _above(new.soft, old.soft) or _above(new.hard, old.hard):
+            yield f"rlimits.{old.name}: {_limit(old)} becomes {_limit(new)}"
+
+
+def _limit(limit: model.Rlimit) -> str:
+    if limit.name not in _BYTE_LIMITS:
+        return format_limit(limit.soft, limit.hard)
+    sides = [
+        "unlimited" if side is None else format_size(side) for side in (limit.soft, limit.hard)
+    ]
+    return ":".join(dict.fromkeys(sides))
+
+
+def _above(new: int | None, old: int | None) -> bool:
+    return old is not None and (new is None or new > old)
+
+
+def _others(parent: model.Policy, child: model.Policy) -> Iterable[str]:
+    if child.identity.user in {0, "root"} and parent.identity.user not in {0, "root"}:
+        yield "identity.user: the payload has user id 0"
+    if child.seccomp.profile and child.seccomp.profile != parent.seccomp.profile:
+        yield f"seccomp.profile: {quote(child.seccomp.profile)} replaces the filter"
+    if parent.seccomp.profile and not child.seccomp.profile:
+        yield f"seccomp.profile: {quote(parent.seccomp.profile)} is not used any more"
+    settings = dict(parent.sysctls)
+    for name, value in child.sysctls:
+        if settings.get(name) != value:
+            yield f"sysctls.{name}: set to {quote(value)}"
+    for layer in model.LAYERS:
+        if parent.refuses(layer) and not child.refuses(layer):
+            yield f"on_missing.{layer}: refuse becomes degrade"
+
+
+def describe(policy: model.Policy) -> list[tuple[str, str, str]]:
+    """Every value of a policy: (key, value as a policy file may hold it, where it came from)."""
+    found: list[tuple[str, str, str]] = []
+    for section, values in policy:
+        if isinstance(values, Record):
+            for name, value in values:
+                found += _describe_key(policy, f"{section}.{name}", value)
+    found += [(f"rlimits.{limit.name}", quote(_limit(limit)), "") for limit in policy.rlimits]
+    for section, pairs in (("sysctls", policy.sysctls), ("on_missing", policy.on_missing)):
+        found += [(f"{section}.{name}", quote(value), "") for name, value in pairs]
+    return [(key, value, origin or policy.origin(key)) for key, value, origin in found]
+
+
+def _describe_key(policy: model.Policy, key: str, value: Any) -> Iterable[tuple[str, str, str]]:
+    if key == "process.env":
+        for name, text in value:
+            yield f"{key}.{name}", quote(text), ""
+    elif key in {"filesystem.mounts", "filesystem.tmpfs"}:
+        for entry in value:
+            yield f"{key}.{entry.target}", _inline(entry), ""
+    elif isinstance(value, tuple):
+        yield key, f"[{', '.join(quote(item) for item in value)}]", policy.origin(key)
+    else:
+        yield key, _show(key, value), ""
+
+
+def _show(key: str, value: Any) -> str:
+    if key in _SIZES:
+        return quote(format_size(value))
+    if key in _TIMES:
+        return quote(format_duration(value))
+    return quote("" if value is None else value)
+
+
+def _inline(entry: model.Mount | model.Tmpfs) -> str:
+    """A mount as an inline table of TOML."""
+    shown = []
+    for name, value in entry:
+        if name == "size":
+            value = format_size(value)
+        shown.append(f"{name} = {f'0o{value:04o}' if name == 'mode' else quote(value)}")
+    return f"{{ {', '.join(shown)} }}"
+
+
+def available(search: tuple[str, ...] | None = None) -> list[tuple[str, str, str]]:
+    """Every policy that a name finds: (name, path, summary), by name.
+
+    The summary is the file's `summary`, else its first comment; a file that cannot be read says
+    so there.
+    """
+    folders = search_path() if search is None else search
+    found = []
+    for name in names(folders):
+        path = next(
+            p for p in (f"{folder}/{name}{SUFFIX}" for folder in folders) if os.path.lexists(p)
+        )
+        found.append((name, path, _summary(path)))
+    return found
+
+
+def _summary(path: str) -> str:
+    try:
+        content = read_policy(path, path)
+    except SbxError as error:
+        return f"cannot be read: {error.cause or error.what}"
+    summary = content.get("summary")
+    if isinstance(summary, str) and summary:
+        return summary.partition("\n")[0]
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("#"):
+                return line.lstrip("# ").rstrip("\n")
+    return ""

@@ -1,0 +1,228 @@
+"""Finds everything that is wrong with a layer, with a merged policy, and with one request.
+
+Functions return findings and never stop at the first; `merge` turns them into one error.
+Nothing is opened here; `validate_request` alone asks the kernel what ROOTFS is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sandbox.linux.capabilities import NAMES as CAPABILITIES
+from sandbox.policy.fields import Bad, suggest
+from sandbox.policy.schema import SECTIONS, TABLES, TOP
+from sandbox.policy.units import format_size, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from sandbox.policy.model import Policy
+
+    Finding = tuple[str, str]
+
+# execve(2): MAX_ARG_STRLEN for one string, a quarter of the stack limit (8 MiB) for all.
+ARG_MAX_ONE = 128 << 10
+ARG_MAX_ALL = 2 << 20
+_POINTER = 8
+
+
+def check_layer(data: Mapping[str, Any], folder: str = "") -> tuple[dict[str, Any], list[Finding]]:
+    """The usable values of one layer by section, and every ("section.key", text) that is wrong.
+
+    `folder` is where the policy's file lies: a relative seccomp profile is looked up there.
+    """
+    found: list[Finding] = []
+    good: dict[str, Any] = {}
+    for name, value in data.items():
+        if name in SECTIONS:
+            good[name] = _check_section(name, value, found)
+        elif name in TABLES or name in TOP:
+            check = TABLES.get(name) or TOP[name]
+            try:
+                good[name] = check(value)
+            except Bad as error:
+                found += [(f"{name}{below}", text) for below, text in error.findings]
+                good[name] = error.partial
+        else:
+            kind = "section" if isinstance(value, dict) else "key"
+            near = suggest(str(name), (*SECTIONS, *TABLES, *TOP))
+            found.append((quote(str(name))[1:-1], f"is not a {kind}{near}"))
+    good = {name: value for name, value in good.items() if value is not None}
+    found += _check_together(good, folder)
+    return good, found
+
+
+def _check_section(section: str, value: object, found: list[Finding]) -> dict[str, Any]:
+    checks = SECTIONS[section]
+    if not isinstance(value, dict):
+        found.append((section, f"must be a table, found {quote(value)}"))
+        return {}
+    good = {}
+    for name, item in value.items():
+        key = f"{section}.{quote(str(name))[1:-1]}"
+        if name not in checks:
+            found.append((key, f"is not a key{_suggest_key(section, str(name))}"))
+            continue
+        try:
+            good[name] = checks[name](item)
+        except Bad as error:
+            found += [(f"{key}{below}", text) for below, text in error.findings]
+            if error.partial is not None:
+                good[name] = error.partial
+    return good
+
+
+def _suggest_key(section: str, name: str) -> str:
+    near = suggest(name, SECTIONS[section])
+    others = [other for other, checks in SECTIONS.items() if name in checks]
+    return near or (f'; it belongs to section "{others[0]}"' if others else "")
+
+
+def _check_together(good: dict[str, Any], folder: str) -> list[Finding]:
+    """What must hold between the keys of one layer."""
+    found = _check_targets(good.get("filesystem", {}))
+    capabilities = good.get("capabilities", {})
+    added, dropped = capabilities.get("add") or (), capabilities.get("drop") or ()
+    if (len(added) == len(CAPABILITIES)) == (len(dropped) == len(CAPABILITIES)):
+        both = ", ".join(name for name in added if name in dropped)
+        if both:
+            found.append(("capabilities.add", f"adds what capabilities.drop drops: {both}"))
+    seccomp = good.get("seccomp", {})
+    profile = seccomp.get("profile")
+    if profile and not profile.startswith("/"):
+        if folder:
+            seccomp["profile"] = f"{folder}/{profile}"
+        else:
+            found.append(("seccomp.profile", f"must be absolute, found {quote(profile)}"))
+    if profile and "base" in seccomp:
+        found.append(("seccomp.profile", "replaces seccomp.base; give one of them"))
+    return found
+
+
+def _check_targets(files: dict[str, Any]) -> list[Finding]:
+    """No two mounts of one layer on the same target: one would hide the other."""
+    found: list[Finding] = []
+    seen: dict[str, str] = {}
+    for name in ("mounts", "tmpfs"):
+        for index, entry in enumerate(files.get(name) or ()):
+            target = entry.get("target") if entry else None
+            if target is None:
+                continue
+            place = f"filesystem.{name}[{index}]"
+            if target in seen:
+                text = f"{quote(target)} is the target of {seen[target]} already"
+                found.append((f"{place}.target", text))
+            seen.setdefault(target, place)
+    return found
+
+
+def check_policy(policy: Policy) -> list[Finding]:
+    """What must hold between the values of a merged policy."""
+    found: list[Finding] = []
+    if not policy.identity.root and policy.identity.user in {0, "root"}:
+        where = policy.origin("identity.root")
+        found.append(("identity.user", f"must not be 0: identity.root is false in {where}"))
+    files = policy.filesystem
+    if files.persist and files.root == "bind":
+        found.append(("filesystem.persist", 'needs an overlay; filesystem.root is "bind"'))
+    targets = [("mounts", mount.target) for mount in files.mounts]
+    targets += [("tmpfs", entry.target) for entry in files.tmpfs]
+    masked = set(files.masked)
+    for kind, target in targets:
+        hidden = next((path for path in _parents(target) if path in masked), None)
+        if hidden:
+            text = f"{quote(target)} would be hidden: {quote(hidden)} is masked"
+            found.append((f"filesystem.{kind}.{target}", text))
+    return found
+
+
+def _parents(path: str) -> Iterable[str]:
+    """A path and the folders above it, without "/"."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def validate_request(
+    rootfs: str, argv: Sequence[str], env: Iterable[tuple[str, str]] = ()
+) -> list[str]:
+    """Everything that is wrong with one command line, as lines "object: text"; [] when sound.
+
+    `env` is the payload's environment as far as it is known. Sizes are execve(2)'s.
+    """
+    return [*_check_rootfs(rootfs), *_check_argv(argv), *_check_strings(argv, tuple(env))]
+
+
+def _check_rootfs(rootfs: str) -> list[str]:
+    if not rootfs:
+        return ["rootfs: must not be empty"]
+    if "\0" in rootfs or "\n" in rootfs:
+        return [f"rootfs: must not hold a NUL byte or a newline, found {quote(rootfs)}"]
+    try:
+        found = os.stat(rootfs)
+    except (OSError, ValueError) as error:
+        return [f"rootfs: {_explain_missing(rootfs, error)}"]
+    if not stat.S_ISDIR(found.st_mode):
+        text = f"rootfs: must be a directory, and {quote(rootfs)} is a {_kind(found.st_mode)}"
+        if stat.S_ISREG(found.st_mode):
+            text += "; if it is an archive, unpack it first: mkdir DIR && tar -xf FILE -C DIR"
+        return [text]
+    if not os.access(rootfs, os.X_OK, effective_ids=True):
+        return [f"rootfs: {quote(rootfs)} may not be searched by this user"]
+    return []
+
+
+def _explain_missing(rootfs: str, error: OSError | ValueError) -> str:
+    cause = (getattr(error, "strerror", None) or str(error)).lower()
+    if os.path.islink(rootfs) and isinstance(error, FileNotFoundError):
+        return f"{quote(rootfs)} is a symbolic link that leads nowhere"
+    if isinstance(error, FileNotFoundError):
+        return f"{quote(rootfs)} does not exist"
+    return f"cannot look at {quote(rootfs)}: {cause}"
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFREG: "regular file",
+        stat.S_IFIFO: "fifo",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFBLK: "block device",
+        stat.S_IFCHR: "character device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "file of another kind")
+
+
+def _check_argv(argv: Sequence[str]) -> list[str]:
+    if not argv:
+        return ["command: is missing"]
+    if not argv[0]:
+        return ["command: must not be empty"]
+    return []
+
+
+def _check_strings(argv: Sequence[str], env: tuple[tuple[str, str], ...]) -> list[str]:
+    found = []
+    total = 0
+    named = [("command" if i == 0 else f"argument {i}", text) for i, text in enumerate(argv)]
+    named += [(f"environment variable {quote(name)}", f"{name}={value}") for name, value in env]
+    for what, text in named:
+        if "\0" in text:
+            found.append(f"{what}: must not hold a NUL byte")
+        try:
+            length = len(os.fsencode(text)) + 1
+        except UnicodeEncodeError:
+            found.append(f"{what}: must be valid text")
+            continue
+        total += length + _POINTER
+        if length > ARG_MAX_ONE:
+            limit = format_size(ARG_MAX_ONE)
+            found.append(f"{what}: has {length - 1} bytes, the kernel takes less than {limit}")
+    if total > ARG_MAX_ALL:
+        limit = format_size(ARG_MAX_ALL)
+        found.append(
+            f"command: arguments and environment have {total} bytes, the kernel takes {limit}"
+        )
+    return found

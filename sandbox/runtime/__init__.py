@@ -1,0 +1,1 @@
+"""One run from start to end: session, supervision, terminal, output, state, report."""

@@ -1,0 +1,136 @@
+"""From the launcher's error events to errors that say what failed, why, and what to do.
+
+Owns the hints. Imported only once something has failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandbox.errors import CommandNotExecutable, CommandNotFound, SetupError
+from sandbox.launcher import events
+from sandbox.runtime.signals import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.launcher.events import Event
+    from sandbox.plan.request import Plan
+    from sandbox.runtime.supervise import Outcome
+
+_DOCTOR = 'run "sbx doctor": it tries each step and says what this host lacks'
+# (operation, errno) → hint; an empty operation stands for all others.
+_HINTS = {
+    ("Namespaces", errno.ENOSPC): "a limit of /proc/sys/user/max_*_namespaces is reached",
+    ("Namespaces", errno.EAGAIN): "the limit of processes is reached: see ulimit -u",
+    ("Bind", errno.ENOENT): "create it on the host, or mark this mount optional",
+    ("Bind", errno.EACCES): "the caller must be able to reach the source",
+    ("Bind", errno.ESTALE): "the source was replaced meanwhile: start again",
+    ("Bind", errno.ELOOP): "the mount target must not go through a symlink of the rootfs",
+    ("RootBind", errno.EACCES): "the caller must be able to enter the root file system",
+    ("RootOverlay", errno.EACCES): "the caller must be able to enter the root file system",
+    ("RootOverlay", errno.EINVAL): "this file system cannot be a lower layer: --storage copy",
+    ("Workdir", errno.ENOENT): "choose a directory that exists inside with --workdir",
+    ("Workdir", errno.ENOTDIR): "choose a directory that exists inside with --workdir",
+    ("", errno.ENOSPC): "the file system inside is full: raise filesystem.size or inodes",
+    ("", errno.ENOMEM): "free some memory, or lower the sizes in the policy",
+    ("", errno.EPERM): _DOCTOR,
+    ("", errno.EACCES): _DOCTOR,
+    ("", errno.EINVAL): _DOCTOR,
+    ("", errno.ENOSYS): _DOCTOR,
+}
+
+
+def setup_error(outcome: Outcome, plan: Plan, rootfs: str) -> SetupError | None:
+    """The error of a run whose payload never started; None when it did start."""
+    if outcome.errors:
+        return _from_event(outcome.errors[0], plan, rootfs)
+    seen = outcome.running or outcome.exited
+    if seen or outcome.timed_out or outcome.killed:
+        return None
+    if outcome.done and not os.WIFSIGNALED(outcome.done.status):
+        return None  # without an init the end may be seen before the start
+    return _silent_death(outcome)
+
+
+def warning_text(event: Event, plan: Plan) -> tuple[str, str]:
+    """(what, cause) of a warning event."""
+    step = _step(event, plan)
+    what = step[1] if step else events.STAGE_WORDS.get(event.stage, "set up the sandbox")
+    return f"could not {what}" if not step else f"step {step[0]}: {what}", _cause(event)
+
+
+def _from_event(event: Event, plan: Plan, rootfs: str) -> SetupError:
+    if event.stage == events.STAGE_EXEC:
+        return _exec_error(event, plan, rootfs)
+    step = _step(event, plan)
+    if not step:
+        what = f"cannot {events.STAGE_WORDS.get(event.stage, 'set up the sandbox')}"
+        return SetupError(what, cause=_cause(event), hint=_hint("", event), errno=event.errno)
+    number, text, kind = step
+    return SetupError(
+        f"step {number} of {len(plan.steps)} failed: {text}",
+        cause=_cause(event),
+        hint=_hint(kind, event),
+        errno=event.errno,
+    )
+
+
+def _step(event: Event, plan: Plan) -> tuple[int, str, str] | None:
+    """(number from 1, description, kind) of the operation an event speaks of."""
+    if not 0 <= event.op < len(plan.steps):
+        return None
+    op = plan.steps[event.op].op
+    return event.op + 1, op.describe(), type(op).__name__
+
+
+def _cause(event: Event) -> str:
+    words = os.strerror(event.errno).lower() if event.errno else ""
+    if words and event.text:
+        return f"{event.text}: {words}"
+    return words or event.text
+
+
+def _hint(kind: str, event: Event) -> str:
+    return _HINTS.get((kind, event.errno)) or _HINTS.get(("", event.errno), "")
+
+
+def _exec_error(event: Event, plan: Plan, rootfs: str) -> SetupError:
+    from sandbox.host.preflight import explain_exec_failure
+    from sandbox.plan.ops import Exec
+
+    op = plan.steps[-1].op
+    env = op.env if isinstance(op, Exec) else ()
+    path = next((entry[5:] for entry in env if entry.startswith("PATH=")), "")
+    what, cause, hint = explain_exec_failure(rootfs, event.text, path, event.errno)
+    # The kernel says "no such file" for a missing interpreter too: that command does exist.
+    missing = event.errno == errno.ENOENT and not _exists_inside(rootfs, event.text, path)
+    kind = CommandNotFound if missing else CommandNotExecutable
+    return kind(what, cause=cause, hint=hint, errno=event.errno)
+
+
+def _exists_inside(rootfs: str, command: str, path: str) -> bool:
+    from sandbox.host.inroot import open_path
+
+    folders = [""] if "/" in command else path.split(":")
+    for folder in folders:
+        try:
+            os.close(open_path(rootfs, f"{folder}/{command}"))
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def _silent_death(outcome: Outcome) -> SetupError:
+    status = outcome.done.status if outcome.done else outcome.status
+    cause = "it left no word"
+    if status is not None and os.WIFSIGNALED(status):
+        cause = f"it was killed by {signal_name(os.WTERMSIG(status))}"
+    elif status is not None:
+        cause = f"it ended with exit code {os.WEXITSTATUS(status)} and no word"
+    return SetupError(
+        "the launcher ended before the command started",
+        cause=cause,
+        hint="start again; if it stays so, something here kills programs that run from memory",
+    )

@@ -1,0 +1,232 @@
+"""Streams between the sandbox's pipes and the caller, in order and bounded.
+
+Owns how bytes move, and what happens when one side is slow, dead, or writes too much.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import select
+import termios
+
+from sandbox.runtime.endpoint import CHUNK_BYTES, Endpoint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+_TERMINAL_BYTES = 1 << 20  # more than a pseudo-terminal can hold
+
+
+class Budget:
+    """How many bytes of output may pass; `limit` 0 means all. Both streams share one."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.passed = 0
+        self.dropped = 0
+
+    def take(self, count: int) -> int:
+        """Count `count` bytes that came and return how many of them may go on."""
+        allowed = min(count, self.limit - self.passed) if self.limit else count
+        self.passed += allowed
+        self.dropped += count - allowed
+        return allowed
+
+
+class Outflow:
+    """Sandbox → caller: one stream's bytes, in order, within a Budget.
+
+    The source is our end of a pipe or a pty master. The target is an Endpoint, a bytearray, or
+    None for nowhere. With a slow target the source is left to fill, which slows the writer as
+    a plain pipe would; a dead target closes the source, so the writer sees a broken pipe.
+    """
+
+    def __init__(
+        self,
+        source: int,
+        target: Endpoint | bytearray | None,
+        budget: Budget,
+        *,
+        terminal: bool = False,
+    ) -> None:
+        self.source = source
+        self._terminal = terminal
+        self.open = True
+        self._target = target
+        self._budget = budget
+        self._pending = memoryview(b"")
+        self._left: int | None = None  # bytes still to be read, once the writers are dead
+        self.error: OSError | None = None
+
+    @property
+    def eager(self) -> bool:
+        """Whether there is something to read without waiting: see `finish`."""
+        return self.open and self._left is not None and not self._pending
+
+    def interest(self) -> Iterator[tuple[int, int]]:
+        """The (descriptor, poll mask) pairs that this stream waits for."""
+        if not self.open:
+            return
+        target = self._target if isinstance(self._target, Endpoint) else None
+        if not self._pending:
+            yield self.source, select.POLLIN
+        if target and target.polled:
+            yield target.fd, select.POLLOUT if self._pending else 0
+
+    def step(self, ready: Mapping[int, int]) -> None:
+        """Move what can be moved, given the descriptors that poll found ready."""
+        target = self._target if isinstance(self._target, Endpoint) else None
+        if self.open and target and not self._pending and ready.get(target.fd, 0):
+            self.end()  # its reader is gone: nothing else is reported without a wish
+        if self.open and not self._pending and (self.source in ready or self.eager):
+            self._fill()
+        if self.open and self._pending and target:
+            self._flush(target)
+
+    def finish(self) -> None:
+        """The writers are dead: read on to what is buffered now, no further.
+
+        Somebody outside may have been handed the other end and keep it open for ever.
+        """
+        if not self.open:
+            return
+        self._left = _TERMINAL_BYTES
+        if not self._terminal:
+            size = array.array("i", [0])
+            fcntl.ioctl(self.source, termios.FIONREAD, size)
+            self._left = size[0]
+        self._end_if_empty()
+
+    def abandon(self) -> None:
+        """Count what is still buffered as dropped and close."""
+        left = 0 if self._terminal else self._left or 0
+        self._budget.dropped += len(self._pending) + left
+        self._budget.passed -= len(self._pending)
+        self.end()
+
+    def end(self) -> None:
+        """Close our end of the stream."""
+        if self.open:
+            self.open = False
+            self._pending = memoryview(b"")
+            os.close(self.source)
+
+    def _fill(self) -> None:
+        want = CHUNK_BYTES if self._left is None else min(CHUNK_BYTES, self._left)
+        try:
+            data = os.read(self.source, want)
+        except BlockingIOError:
+            if self._left is not None:
+                self.end()
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # a pty master whose other side is closed
+                raise
+            data = b""
+        if not data:
+            self.end()
+            return
+        if self._left is not None:
+            self._left -= len(data)
+        data = data[: self._budget.take(len(data))]
+        if isinstance(self._target, bytearray):
+            self._target += data
+        elif self._target is not None:
+            self._pending = memoryview(data)
+        self._end_if_empty()
+
+    def _flush(self, target: Endpoint) -> None:
+        try:
+            while self._pending:
+                self._pending = self._pending[target.write(self._pending) :]
+                if target.polled:
+                    break
+        except BrokenPipeError:
+            self.end()
+        except OSError as error:  # a full disk, for example: said once, then like a dead reader
+            self.error = error
+            self.end()
+        self._end_if_empty()
+
+    def _end_if_empty(self) -> None:
+        if self._left == 0 and not self._pending:
+            self.end()
+
+
+class Inflow:
+    """Caller → sandbox: its standard input, from an Endpoint or from bytes in memory.
+
+    At most one chunk is read ahead of what the pipe takes. A payload that closes its input ends
+    the flow; the end of the source closes the pipe, or types the end-of-file key on a terminal.
+    """
+
+    def __init__(
+        self, source: Endpoint | bytes | None, target: int, *, terminal: bool = False
+    ) -> None:
+        self.target = target
+        self.open = True
+        self._terminal = terminal  # a pty master: its descriptor belongs to the Outflow
+        self._source = source if isinstance(source, Endpoint) else None
+        self._pending = memoryview(source) if isinstance(source, bytes) else memoryview(b"")
+        if not self._source and not self._pending:
+            self.end()
+
+    def interest(self) -> Iterator[tuple[int, int]]:
+        """The (descriptor, poll mask) pairs that this stream waits for."""
+        if not self.open:
+            return
+        source = self._source
+        can_go_on = self._pending or (source and not source.polled)
+        yield self.target, select.POLLOUT if can_go_on else 0
+        if not self._pending and source and source.polled:
+            yield source.fd, select.POLLIN
+
+    def step(self, ready: Mapping[int, int]) -> None:
+        """Move what can be moved, given the descriptors that poll found ready."""
+        if not self.open:
+            return
+        if ready.get(self.target, 0) & select.POLLERR:
+            self.end()
+            return
+        source = self._source
+        # A plain file is always ready: only the payload's side sets the pace.
+        pace = source.fd if source and source.polled else self.target
+        if source and not self._pending and pace in ready:
+            self._fill(source)
+        if self.open and self._pending:
+            self._flush()
+
+    def end(self) -> None:
+        """Close the payload's standard input."""
+        if self.open:
+            self.open = False
+            self._pending = memoryview(b"")
+            if not self._terminal:
+                os.close(self.target)
+
+    def _fill(self, source: Endpoint) -> None:
+        data = source.read()
+        if data:
+            self._pending = memoryview(data)
+        elif data is not None:
+            self._source = None
+            if self._terminal:
+                self._pending = memoryview(b"\x04\x04")  # ends a begun line, then the input
+            else:
+                self.end()
+
+    def _flush(self) -> None:
+        try:
+            self._pending = self._pending[os.write(self.target, self._pending[:CHUNK_BYTES]) :]
+        except BlockingIOError:
+            return
+        except OSError:  # closed by the payload, or a terminal that hung up
+            self.end()
+            return
+        if not self._pending and not self._source:
+            self.end()

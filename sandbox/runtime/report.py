@@ -1,0 +1,262 @@
+"""The run report: why a sandbox ended, with what code, what it used, what protected it.
+
+Owns the schema "sbx.report/1" and the two ways it is written: as a file, and as lines on a
+status descriptor. Everything in it comes from outside the sandbox or from the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from sandbox.errors import EXIT_SETUP, EXIT_TIMEOUT, SbxError
+from sandbox.record import Record
+from sandbox.runtime.signals import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Literal
+
+    from sandbox.plan.request import Degradation, Plan
+    from sandbox.policy.model import Policy
+    from sandbox.runtime.output import Budget
+    from sandbox.runtime.supervise import Outcome
+
+    Reason = Literal[
+        "exited",
+        "signalled",
+        "timeout",
+        "output-limit",
+        "policy-killed",
+        "setup-failed",
+        "launcher-killed",
+    ]
+else:  # the module `signal` would import enum
+    import _signal as signal
+
+SCHEMA = "sbx.report/1"
+REASONS = (
+    "exited",
+    "signalled",
+    "timeout",
+    "output-limit",
+    "policy-killed",
+    "setup-failed",
+    "launcher-killed",
+)
+_STATUS_WAIT_S = 1.0
+
+
+class Report(Record):
+    """One run. Times are seconds, sizes bytes.
+
+    `reason`: exited or signalled by itself; timeout; policy-killed = a forbidden system call
+    (SIGSYS); output-limit = it wrote more than may pass, `code` and `signal` say how it ended;
+    launcher-killed = somebody killed the launcher, and with it all; setup-failed = it never ran.
+    `exit_code` is what `sbx run` exits with, `code` and `signal` are the payload's own.
+    CPU times are of the whole sandbox, `peak_rss_bytes` of its largest process. `pid` is the
+    host's number of the sandbox's init. `layers` were in force; `degradations` were not.
+    """
+
+    name: str
+    reason: Reason
+    exit_code: int
+    code: int | None
+    signal: int | None
+    wall_s: float
+    cpu_user_s: float
+    cpu_system_s: float
+    peak_rss_bytes: int
+    output_bytes: int
+    output_dropped_bytes: int
+    layers: tuple[str, ...]
+    degradations: tuple[Degradation, ...]
+    storage: str
+    storage_reason: str
+    network: str
+    policy: str
+    identity: str
+    pid: int
+    error: SbxError | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """The report for JSON, with its schema and the signal's name."""
+        fields = dict(self)
+        fields["layers"] = list(self.layers)
+        fields["degradations"] = [dict(lost) for lost in self.degradations]
+        fields["error"] = self.error.as_dict() if self.error else None
+        name = signal_name(self.signal) if self.signal else None
+        return {"schema": SCHEMA, **fields, "signal_name": name}
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        import json
+
+        return json.dumps(self.as_dict())
+
+    def people(self) -> list[str]:
+        """The report in a few aligned lines."""
+        used = f"{self.wall_s:.2f} s wall, {self.cpu_user_s + self.cpu_system_s:.2f} s cpu"
+        if self.peak_rss_bytes:
+            used += f", {self.peak_rss_bytes / (1 << 20):.1f} MiB peak"
+        output = f"{self.output_bytes} bytes of output"
+        if self.output_dropped_bytes:
+            output += f", {self.output_dropped_bytes} more dropped"
+        rows = [("result", self._result()), ("used", f"{used}, {output}")]
+        rows.append(("under", self._under()))
+        rows.append(("layers", ", ".join(self.layers) or "none"))
+        if self.degradations:
+            rows.append(("lost", "; ".join(f"{d.lost} ({d.cause})" for d in self.degradations)))
+        return [f"{key:<7} {value}" for key, value in rows]
+
+    def _under(self) -> str:
+        storage = f"{self.storage} storage" if self.storage else ""
+        network = f"network {self.network}"
+        identity = f"{self.identity} ids" if self.identity else ""
+        parts = (f"policy {self.policy}", storage, network, identity)
+        return ", ".join(part for part in parts if part)
+
+    def _result(self) -> str:
+        if self.error:
+            return f"setup-failed: {self.error.what}"
+        own = f"exit code {self.code}" if self.code is not None else ""
+        if self.signal:
+            own = f"ended by {signal_name(self.signal)}"
+        return f"{self.reason}: {own}" if own else self.reason
+
+
+def conclude(outcome: Outcome, *, dropped: bool, has_init: bool) -> tuple[Reason, int | None]:
+    """Why the sandbox ended and the payload's raw wait status, None when nobody saw it."""
+    status = outcome.exited.status if outcome.exited else None
+    if status is None and outcome.done and not has_init:
+        status = outcome.done.status
+    if outcome.timed_out:
+        return "timeout", status
+    if status is None:
+        return ("signalled", int(signal.SIGKILL)) if outcome.killed else ("launcher-killed", None)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+        return "policy-killed", status
+    if dropped:
+        return "output-limit", status
+    return ("signalled" if os.WIFSIGNALED(status) else "exited"), status
+
+
+def make_report(
+    name: str,
+    policy: Policy,
+    plan: Plan,
+    storage_reason: str,
+    outcome: Outcome,
+    budget: Budget,
+) -> Report:
+    """The report of a payload that ran."""
+    has_init = policy.process.init
+    reason, status = conclude(outcome, dropped=budget.dropped > 0, has_init=has_init)
+    killed_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+    code = os.WEXITSTATUS(status) if status is not None and killed_by is None else None
+    exit_code = 128 + (killed_by or int(signal.SIGKILL)) if code is None else code
+    usage = outcome.done or outcome.exited
+    return Report(
+        name=name,
+        reason=reason,
+        exit_code=EXIT_TIMEOUT if reason == "timeout" else exit_code,
+        code=code,
+        signal=killed_by,
+        wall_s=round(outcome.wall_s, 6),
+        cpu_user_s=usage.utime_us / 1e6 if usage else 0.0,
+        cpu_system_s=usage.stime_us / 1e6 if usage else 0.0,
+        peak_rss_bytes=usage.maxrss_kib * 1024 if usage else 0,
+        output_bytes=budget.passed,
+        output_dropped_bytes=budget.dropped,
+        layers=plan.layers,
+        degradations=plan.degradations,
+        storage=plan.storage,
+        storage_reason=storage_reason,
+        network=policy.network.mode,
+        policy=policy.name,
+        identity=plan.identity,
+        pid=outcome.started.pid if outcome.started else 0,
+    )
+
+
+def failed_report(name: str, policy: Policy, error: SbxError, wall_s: float) -> Report:
+    """The report of a run that never came to its payload."""
+    return Report(
+        name=name,
+        reason="setup-failed",
+        exit_code=error.exit_code or EXIT_SETUP,
+        code=None,
+        signal=None,
+        wall_s=round(wall_s, 6),
+        cpu_user_s=0.0,
+        cpu_system_s=0.0,
+        peak_rss_bytes=0,
+        output_bytes=0,
+        output_dropped_bytes=0,
+        layers=(),
+        degradations=(),
+        storage="",
+        storage_reason="",
+        network=policy.network.mode,
+        policy=policy.name,
+        identity=policy.identity.map,
+        pid=0,
+        error=error,
+    )
+
+
+def write_report(report: Report, path: str) -> None:
+    """Write the JSON to `path`: whole or not at all, replacing what stood there.
+
+    A symlink at `path` is replaced, not followed. Raises SbxError naming the path.
+    """
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(temporary, flags, 0o666)
+        try:
+            data = memoryview(f"{report.to_json()}\n".encode())
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise SbxError(
+            f"cannot write the report to {path}", cause=(error.strerror or "").lower()
+        ) from error
+
+
+class StatusLines:
+    """JSON lines on a caller's descriptor. A reader that is slow or gone never holds up a run:
+    what it does not take in a second is dropped."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def send(self, event: str, **fields: object) -> None:
+        """Write {"event": event, ...} as one line."""
+        if self._fd is None:
+            return
+        import json
+
+        data = memoryview(f"{json.dumps({'event': event, **fields})}\n".encode())
+        deadline = time.monotonic() + _STATUS_WAIT_S
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        while data and (left := deadline - time.monotonic()) > 0:
+            try:
+                if poller.poll(left * 1000):
+                    # poll promises room for this much in a pipe.
+                    data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    self._fd = None
+                    return

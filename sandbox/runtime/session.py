@@ -1,0 +1,305 @@
+"""One run from policy to report: the order of the work and of its undoing.
+
+Owns no detail: it validates, asks the host, has the plan compiled, starts the launcher, has it
+supervised, and takes back what it made, whatever happened in between.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from sandbox.errors import RootfsError, SbxError, SetupError, UsageError
+from sandbox.host.probe import host_facts
+from sandbox.launcher import events
+from sandbox.launcher.spawn import check_pass_fds, launch
+from sandbox.plan.compile import choose_storage, compile_plan
+from sandbox.plan.wire import encode
+from sandbox.record import Record
+from sandbox.runtime.gather import gather
+from sandbox.runtime.report import (
+    Report,
+    StatusLines,
+    failed_report,
+    make_report,
+    write_report,
+)
+from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
+from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
+from sandbox.runtime.streams import Streams
+from sandbox.runtime.supervise import Outcome, Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.host.facts import HostFacts
+    from sandbox.launcher.events import Event
+    from sandbox.launcher.spawn import Program
+    from sandbox.plan.request import Plan
+    from sandbox.policy.model import Policy
+    from sandbox.runtime.streams import Input, Output
+    from sandbox.runtime.terminal import Terminal
+
+    Notify = Callable[[str, str], None]
+
+MAX_ARGUMENT_BYTES = 128 * 1024 - 1  # execve(2): MAX_ARG_STRLEN with its final NUL
+MAX_NAME_CHARS = 64
+_REPORT_ON_STDERR = "-"
+
+
+class Task(Record):
+    """What to run: `rootfs` is a path of the caller's, `env` its environment (None: os.environ).
+
+    `name` is shown in reports; "" makes one up. `pass_fds` keep their numbers inside.
+    """
+
+    rootfs: str
+    argv: tuple[str, ...]
+    name: str = ""
+    env: tuple[tuple[str, str], ...] | None = None
+    pass_fds: tuple[int, ...] = ()
+
+
+class RunOptions(Record):
+    """How a run is connected. For `stdin`, `stdout`, `stderr` see Streams.
+
+    `report_path`: where the report goes, "-" = a few lines on standard error. `status_fd`: where
+    its JSON lines go. `notify(what, cause)` hears what the user should be told meanwhile.
+    """
+
+    stdin: Input = None
+    stdout: Output = 1
+    stderr: Output = 2
+    merge_stderr: bool = False
+    forward_signals: bool = True
+    report_path: str | None = None
+    status_fd: int | None = None
+    notify: Notify | None = None
+    program: Program | None = None
+
+
+class Prepared(Record):
+    """The plan of a run and why its storage is not overlay, "" when it is."""
+
+    plan: Plan
+    storage_reason: str
+
+
+def prepare(policy: Policy, task: Task) -> Prepared:
+    """Validate and compile; nothing is created or started. Raises SbxError."""
+    check_task(task)
+    facts = host_facts()
+    storage, reason = choose_storage(policy, facts)
+    return Prepared(_compile(policy, facts, task, task.rootfs, storage), reason)
+
+
+def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
+    """Run to the end and report. Raises SbxError when the payload never started.
+
+    A time limit is not an error here: see the report's `reason`. The report and the status
+    lines are written in both cases.
+    """
+    # First of all, while 0, 1 and 2 are the caller's: a closed one could become a file of ours.
+    streams = Streams(options.stdin, options.stdout, options.stderr, policy.process.output_limit)
+    name = task.name or f"sbx-{os.urandom(4).hex()}"
+    session = _Session(policy, task.replace(name=name), options, streams)
+    try:
+        report = session.run()
+    except SbxError as error:
+        report = failed_report(name, policy, error, session.elapsed_s())
+        session.publish(report)
+        raise
+    finally:
+        streams.close()
+    session.publish(report)
+    return report
+
+
+def check_task(task: Task) -> None:
+    """Refuse what can never be started, all problems at once. Raises UsageError, RootfsError."""
+    problems = [*_argument_problems(task.argv), *_name_problems(task.name)]
+    if problems:
+        raise UsageError("this cannot be run", problems=tuple(problems))
+    _check_rootfs(task.rootfs)
+    check_pass_fds(task.pass_fds)
+
+
+def _argument_problems(argv: tuple[str, ...]) -> list[str]:
+    if not argv or not argv[0]:
+        return ["command: is empty"]
+    problems = []
+    for number, argument in enumerate(argv):
+        size = len(os.fsencode(argument))
+        if "\0" in argument:
+            problems.append(f"argument {number}: contains a NUL byte")
+        elif size > MAX_ARGUMENT_BYTES:
+            problems.append(
+                f"argument {number}: has {size} bytes, the kernel takes {MAX_ARGUMENT_BYTES}"
+            )
+    return problems
+
+
+def _name_problems(name: str) -> list[str]:
+    if not name:
+        return []
+    plain = name.replace("-", "").replace("_", "").replace(".", "")
+    if len(name) > MAX_NAME_CHARS or not (plain.isascii() and plain.isalnum()):
+        return [f"name: must be up to {MAX_NAME_CHARS} letters, digits, dots, dashes, underscores"]
+    return []
+
+
+def _check_rootfs(path: str) -> None:
+    what = f"cannot use {path!r} as the root file system"
+    if not path or "\0" in path or "\n" in path:
+        raise RootfsError(what, cause="it is empty or contains a NUL or a newline")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        hint = "name a directory that holds one, or make one: sbx rootfs from-host OUT PROGRAM"
+        raise RootfsError(what, cause=(error.strerror or "").lower(), hint=hint) from error
+    if not stat.S_ISDIR(mode):
+        raise RootfsError(
+            what, cause="it is not a directory", hint="unpack it, and name the directory"
+        )
+    if not os.access(path, os.X_OK):
+        raise RootfsError(what, cause="permission denied", hint="chmod it, or run as its owner")
+
+
+def _compile(policy: Policy, facts: HostFacts, task: Task, rootfs: str, storage: str) -> Plan:
+    env = dict(os.environ) if task.env is None else dict(task.env)
+    request = gather(
+        policy, facts, rootfs, task.argv, env=env, storage=storage, pass_fds=task.pass_fds
+    )
+    return compile_plan(policy, facts, request)
+
+
+class _Session:
+    """The state of one run between its first and its last step."""
+
+    def __init__(self, policy: Policy, task: Task, options: RunOptions, streams: Streams) -> None:
+        self._policy = policy
+        self._task = task
+        self._options = options
+        self._streams = streams
+        self._status = StatusLines(options.status_fd)
+        self._began = time.monotonic()
+        self._plan: Plan | None = None
+
+    def elapsed_s(self) -> float:
+        """Seconds since the session began."""
+        return time.monotonic() - self._began
+
+    def run(self) -> Report:
+        """Everything from validation to the report; what was made on the way is gone then."""
+        check_task(self._task)
+        facts = host_facts()
+        for path in reap_leftovers(facts, _remove_tree):
+            self._tell(f"removed {path}", "a run that was killed had left it behind")
+        storage, reason = choose_storage(self._policy, facts)
+        if storage != "copy":
+            return self._run(facts, self._task.rootfs, storage, reason)
+        self._tell("copying the root file system", reason)
+        workspace = make_workspace()
+        try:
+            copied = self._copy(facts, workspace)
+            return self._run(facts, copied, storage, reason)
+        finally:
+            workspace.close(facts, _remove_tree)
+
+    def _copy(self, facts: HostFacts, workspace: Workspace) -> str:
+        from sandbox.services.storage import prepare_copy
+
+        target = f"{workspace.path}/root"
+        prepare_copy(self._task.rootfs, target, self._policy, facts)
+        return target
+
+    def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Report:
+        plan = self._plan = _compile(self._policy, facts, self._task, rootfs, storage)
+        for lost in plan.degradations:
+            self._tell(f"without {lost.lost}", lost.cause)
+        outcome = self._supervise(encode(step.op for step in plan.steps))
+        error = self._setup_error(outcome, plan, rootfs)
+        if error:
+            raise error
+        for problem in self._streams.errors():
+            self._tell("some output could not be written", (problem.strerror or "").lower())
+        budget = self._streams.budget
+        return make_report(self._task.name, self._policy, plan, reason, outcome, budget)
+
+    def _supervise(self, message: bytes) -> Outcome:
+        options, process = self._options, self._policy.process
+        terminal = self._terminal() if process.tty else None
+        inbox = SignalInbox()
+        launched = launch(
+            message,
+            program=options.program,
+            pass_fds=self._task.pass_fds,
+            merge_stderr=options.merge_stderr,
+        )
+        try:
+            self._streams.attach(launched, terminal=process.tty)
+            supervisor = Supervisor(
+                launched,
+                self._streams,
+                inbox,
+                timeout_s=process.timeout or 0.0,
+                grace_s=process.grace,
+                terminal=terminal,
+                notice=self._on_event,
+            )
+            if options.forward_signals:
+                inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
+            return supervisor.run()
+        finally:
+            launched.close()
+            inbox.close()
+
+    def _terminal(self) -> Terminal | None:
+        from sandbox.runtime.terminal import Terminal, find_terminal
+
+        fds = [fd if isinstance(fd, int) else -1 for fd in self._ends()]
+        typed = find_terminal(fds[0])
+        shown = find_terminal(*fds)
+        return None if shown is None else Terminal(shown, typing=typed is not None)
+
+    def _ends(self) -> tuple[Input, Output, Output]:
+        return self._options.stdin, self._options.stdout, self._options.stderr
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind == events.STARTED:
+            self._status.send("started", name=self._task.name, pid=event.pid)
+        elif event.kind == events.RUNNING:
+            self._status.send("running")
+        elif event.kind == events.WARNING and self._plan:
+            from sandbox.runtime.failures import warning_text
+
+            self._tell(*warning_text(event, self._plan))
+
+    def _setup_error(self, outcome: Outcome, plan: Plan, rootfs: str) -> SetupError | None:
+        if (outcome.running or outcome.exited) and not outcome.errors:
+            return None
+        from sandbox.runtime.failures import setup_error
+
+        return setup_error(outcome, plan, rootfs)
+
+    def _tell(self, what: str, cause: str) -> None:
+        if self._options.notify:
+            self._options.notify(what, cause)
+
+    def publish(self, report: Report) -> None:
+        """Hand the report out, to the status lines first."""
+        self._status.send("exited", report=report.as_dict())
+        path = self._options.report_path
+        if path == _REPORT_ON_STDERR:
+            lines = [line if line.isprintable() else ascii(line)[1:-1] for line in report.people()]
+            os.write(2, "".join(f"sbx: {line}\n" for line in lines).encode())
+        elif path is not None:
+            write_report(report, path)
+
+
+def _remove_tree(path: str, facts: HostFacts) -> None:
+    from sandbox.services.storage import remove_tree
+
+    remove_tree(path, facts)

@@ -1,0 +1,84 @@
+"""Time, output and resources are bounded."""
+
+import json
+import time
+from pathlib import Path
+
+from tests.conftest import Sbx
+
+
+def test_timeout_ends_a_command_that_ignores_signals(
+    sbx: Sbx, rootfs: Path, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    done = sbx(
+        "run",
+        "--timeout",
+        "0.5",
+        "--report",
+        tmp_path / "r",
+        rootfs,
+        "sh",
+        "-c",
+        "trap '' TERM INT HUP; while :; do sleep 1; done",
+    )
+    assert done.returncode == 124
+    assert time.monotonic() - began < 20
+    assert json.loads((tmp_path / "r").read_text())["reason"] == "timeout"
+
+
+def test_timeout_lets_a_command_end_in_its_own_way(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx(
+        "run",
+        "--timeout",
+        "0.5",
+        rootfs,
+        "sh",
+        "-c",
+        "trap 'echo bye; exit 0' TERM; sleep 30 & wait",
+    )
+    assert (done.returncode, done.stdout) == (124, "bye\n")
+
+
+def test_timeout_ends_what_runs_in_the_background(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", rootfs, "sh", "-c", "sleep 300 & sleep 300 & exit 4").returncode == 4
+
+
+def test_output_limit(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    done = sbx(
+        "run",
+        "--output-limit",
+        "64K",
+        "--report",
+        tmp_path / "r",
+        rootfs,
+        "sh",
+        "-c",
+        "while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done",
+    )
+    report = json.loads((tmp_path / "r").read_text())
+    assert report["reason"] == "output-limit"
+    assert len(done.stdout) <= 64 << 10
+    assert done.returncode != 0
+
+
+def test_ulimit(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx(
+        "run",
+        "--ulimit",
+        "nofile=64:128",
+        "--ulimit",
+        "core=0",
+        rootfs,
+        "sh",
+        "-c",
+        "ulimit -Sn; ulimit -Hn; ulimit -c",
+    )
+    assert done.stdout == "64\n128\n0\n", done.stderr
+
+
+def test_process_limit_counts_the_whole_sandbox(sbx: Sbx, rootfs: Path) -> None:
+    script = "i=0; while [ $i -lt 400 ]; do sleep 5 & i=$((i+1)); done; echo all"
+    done = sbx("run", "--policy", "strict", rootfs, "sh", "-c", script)
+    assert "all" not in done.stdout
+    assert done.returncode != 0

@@ -1,0 +1,224 @@
+"""How the command is started: input, environment, folder, user, names, descriptors, namespaces."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Sbx
+
+
+def test_input_needs_i(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", "-i", rootfs, "cat", input="given\n").stdout == "given\n"
+    assert sbx("run", rootfs, "cat", input="given\n").stdout == ""
+
+
+def test_a_megabyte_through_both_pipes(sbx: Sbx, rootfs: Path) -> None:
+    data = os.urandom(1 << 19).hex()
+    done = sbx("run", "-i", rootfs, "cat", input=data)
+    assert done.returncode == 0
+    assert done.stdout == data
+
+
+def test_the_command_may_close_its_input_early(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "-i", rootfs, "head", "-c", "3", input="abc" * 1_000_000)
+    assert (done.returncode, done.stdout) == (0, "abc")
+
+
+def test_output_and_error_are_apart(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", rootfs, "sh", "-c", "echo out; echo err >&2")
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+
+
+def test_pipeline(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", rootfs, "sh", "-c", "seq 1000 | sort -rn | head -n 3 | tr '\\n' ' '")
+    assert done.stdout == "1000 999 998 "
+
+
+def test_standard_streams_are_not_the_callers(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w+") as log:
+        running = sbx.start(
+            "run",
+            rootfs,
+            "sh",
+            "-c",
+            "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2",
+            stdout=log,
+        )
+        assert running.wait(30) == 0
+        log.seek(0)
+        found = log.read().split("\n")[:-1]
+    assert len(found) == 3
+    assert all(name.startswith("pipe:") or name == "/dev/null" for name in found), found
+
+
+def test_environment_starts_empty(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx(
+        "run", rootfs, "env", env={"PLANTED": "secret", "LD_PRELOAD": "", "SSH_AUTH_SOCK": "/x"}
+    )
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert not names & {"PLANTED", "SSH_AUTH_SOCK", "LD_PRELOAD", "XDG_RUNTIME_DIR"}
+    assert {"PATH", "HOME"} <= names
+
+
+def test_environment_options(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("# words\nFILE=of the file\nBOTH=file\n\n")
+    done = sbx(
+        "run",
+        "--env-file",
+        tmp_path / "env",
+        "-e",
+        "BOTH=flag",
+        "-e",
+        "PASSED",
+        "--env",
+        "E=a=b c",
+        rootfs,
+        "env",
+        env={"PASSED": "on"},
+    )
+    lines = done.stdout.splitlines()
+    for line in ("FILE=of the file", "BOTH=flag", "PASSED=on", "E=a=b c"):
+        assert line in lines, done.stdout
+
+
+def test_the_inits_environment_tells_nothing(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx(
+        "run",
+        "-u",
+        "0",
+        rootfs,
+        "sh",
+        "-c",
+        "cat /proc/1/environ; cat /proc/1/cmdline | tr '\\0' ' '",
+        env={"PLANTED": "secret"},
+    )
+    assert "secret" not in done.stdout
+    assert str(rootfs) not in done.stdout
+
+
+def test_workdir(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", "-w", "/usr", rootfs, "pwd").stdout == "/usr\n"
+    done = sbx("run", "-w", "/nowhere", rootfs, "pwd")
+    assert done.returncode == 125
+    assert "/nowhere" in done.stderr
+
+
+def test_user(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", "-u", "0", rootfs, "id", "-u").stdout == "0\n"
+    assert (
+        sbx("run", "-u", "1234:2345", rootfs, "sh", "-c", "id -u; id -g").stdout == "1234\n2345\n"
+    )
+    assert sbx("run", "--root", rootfs, "id", "-u").stdout == "0\n"
+
+
+def test_strict_has_no_root(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", "--policy", "strict", rootfs, "id", "-u").stdout.strip() != "0"
+    assert sbx("run", "--policy", "strict", "-u", "0", rootfs, "true").returncode in {2, 125}
+
+
+def test_hostname(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", rootfs, "hostname").stdout == "sbx\n"
+    assert sbx("run", "--hostname", "build-7", rootfs, "uname", "-n").stdout == "build-7\n"
+
+
+def test_processes_of_the_host_are_not_seen(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", rootfs, "sh", "-c", "ls /proc | grep -c '^[0-9]'; echo $$")
+    count, own = map(int, done.stdout.split())
+    assert count <= 5
+    assert own == 2
+
+
+def test_init_can_be_left_out(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "--no-init", rootfs, "sh", "-c", "echo $$; exit 9")
+    assert (done.returncode, done.stdout) == (9, "1\n"), done.stderr
+
+
+def test_init_reaps(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx(
+        "run",
+        rootfs,
+        "sh",
+        "-c",
+        "(sh -c 'sleep 0.05 & exit' &) ; sleep 0.4; grep -l '^State:.Z' /proc/[0-9]*/status; true",
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_loopback(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", rootfs, "cat", "/proc/net/dev")
+    interfaces = [line.partition(":")[0].strip() for line in done.stdout.splitlines()[2:]]
+    assert interfaces == ["lo"]
+
+
+def test_host_network(sbx: Sbx, rootfs: Path) -> None:
+    names = sorted(os.listdir("/sys/class/net"))
+    done = sbx("run", "--policy", "permissive", "--network", "host", rootfs, "cat", "/proc/net/dev")
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.partition(":")[0].strip() for line in done.stdout.splitlines()[2:]) == [
+        n for n in names if n != "bonding_masters"
+    ]
+
+
+def test_namespaces_are_own(sbx: Sbx, rootfs: Path) -> None:
+    kinds = ("user", "mnt", "pid", "uts", "ipc", "net", "cgroup")
+    done = sbx("run", rootfs, "readlink", *(f"/proc/self/ns/{kind}" for kind in kinds))
+    assert len(done.stdout.split()) == len(kinds), done.stderr
+    for kind, inside in zip(kinds, done.stdout.split(), strict=True):
+        assert inside != os.readlink(f"/proc/self/ns/{kind}"), kind
+
+
+def test_time_namespace_under_strict(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "--policy", "strict", rootfs, "readlink", "/proc/self/ns/time")
+    assert done.stdout.strip() != os.readlink("/proc/self/ns/time")
+
+
+@pytest.mark.parametrize("policy", ["strict", "default", "ci"])
+def test_no_capabilities_and_no_new_privs(sbx: Sbx, rootfs: Path, policy: str) -> None:
+    done = sbx("run", "--policy", policy, "-u", "1000", rootfs, "cat", "/proc/self/status")
+    found = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(found[name], 16) == 0, name
+    assert found["NoNewPrivs"].strip() == "1"
+    assert found["Seccomp"].strip() == "2"
+
+
+def test_capabilities_of_root(sbx: Sbx, rootfs: Path) -> None:
+    def effective(*words: str) -> int:
+        done = sbx("run", "-u", "0", *words, rootfs, "cat", "/proc/self/status")
+        return int(dict(line.split(":", 1) for line in done.stdout.splitlines())["CapEff"], 16)
+
+    assert effective() == 0x800000FB
+    assert effective("--cap-drop", "ALL") == 0
+    assert effective("--cap-drop", "ALL", "--cap-add", "CHOWN") == 1
+
+
+def test_passed_descriptor_and_no_other(sbx: Sbx, rootfs: Path) -> None:
+    reader, writer = os.pipe()
+    other, end = os.pipe()
+    try:
+        os.set_inheritable(writer, True)
+        script = f"echo through >&{writer}; ls /proc/self/fd"
+        done = sbx("run", "--pass-fd", writer, rootfs, "sh", "-c", script, pass_fds=(writer, end))
+        assert done.returncode == 0, done.stderr
+        assert os.read(reader, 100) == b"through\n"
+        assert set(map(int, done.stdout.split())) <= {0, 1, 2, 3, writer}
+        assert str(end) not in done.stdout.split()
+    finally:
+        for number in (reader, writer, other, end):
+            os.close(number)
+
+
+def test_supplementary_groups_are_gone(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "-u", "0", rootfs, "id", "-G")
+    assert "65534" not in done.stdout.split(), done.stdout
+
+
+def test_umask(sbx: Sbx, rootfs: Path) -> None:
+    assert sbx("run", rootfs, "sh", "-c", "umask").stdout == "0022\n"
+
+
+def test_mount_is_refused(sbx: Sbx, rootfs: Path) -> None:
+    for policy in ("strict", "default"):
+        done = sbx("run", "--policy", policy, rootfs, "mount", "-t", "tmpfs", "none", "/tmp")
+        assert done.returncode != 0

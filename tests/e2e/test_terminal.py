@@ -1,0 +1,155 @@
+"""-t: a terminal of the sandbox's own, between it and the caller's."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Sbx
+
+
+@dataclass
+class Terminal:
+    """A child on a terminal of its own, whose master end the test holds."""
+
+    pid: int
+    master: int
+    seen: bytes = b""
+    status: int | None = None
+
+    def wait_for(self, text: bytes, timeout_s: float = 20) -> bytes:
+        """Read until `text` is there."""
+        end = time.monotonic() + timeout_s
+        while text not in self.seen:
+            assert time.monotonic() < end, f"no {text!r} in {self.seen!r}"
+            self._read(0.2)
+        return self.seen
+
+    def _read(self, timeout_s: float) -> bool:
+        if not select.select([self.master], [], [], timeout_s)[0]:
+            return True
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:
+            return False
+        self.seen += data
+        return bool(data)
+
+    def end(self, timeout_s: float = 20) -> int:
+        """Read to the end; return the exit code."""
+        end = time.monotonic() + timeout_s
+        while self._read(0.2):
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.status = status
+                while select.select([self.master], [], [], 0.1)[0] and self._read(0):
+                    pass
+                break
+            assert time.monotonic() < end, self.seen
+        if self.status is None:
+            self.status = os.waitpid(self.pid, 0)[1]
+        return os.waitstatus_to_exitcode(self.status)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size, as a terminal emulator does."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        os.close(terminal.master)
+        if terminal.status is None:
+            os.kill(terminal.pid, signal.SIGKILL)
+            os.waitpid(terminal.pid, 0)
+
+
+@pytest.fixture
+def terminal(sbx: Sbx, rootfs: Path, terminals: list[Terminal]):  # type: ignore[no-untyped-def]
+    def start(*words: str, options: tuple[str, ...] = ("-it",)) -> Terminal:
+        argv = [sbx.path, "run", *options, str(rootfs), *words]
+        pid, master = pty.fork()
+        if pid == 0:
+            os.execve(argv[0], argv, sbx.env)
+        found = Terminal(pid, master)
+        found.resize(30, 100)
+        terminals.append(found)
+        return found
+
+    return start
+
+
+def test_it_is_a_terminal_of_its_own(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal("sh", "-c", "tty; stty size; exit 5")
+    assert shell.end() == 5
+    assert b"/dev/pts/0" in shell.seen or b"/dev/console" in shell.seen
+    assert b"30 100" in shell.seen
+
+
+def test_input_and_output(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal("sh")
+    os.write(shell.master, b"echo $((40+2))\n")
+    shell.wait_for(b"42")
+    os.write(shell.master, b"exit 6\n")
+    assert shell.end() == 6
+
+
+def test_resize_reaches_the_inside(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal(
+        "sh", "-c", "trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done"
+    )
+    shell.wait_for(b"ready")
+    shell.resize(41, 132)
+    assert shell.end() == 0
+    assert b"41 132" in shell.seen
+
+
+def test_control_c_interrupts_the_command(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal(
+        "sh", "-c", "trap 'echo caught; exit 8' INT; echo ready; while :; do sleep 0.05; done"
+    )
+    shell.wait_for(b"ready")
+    os.write(shell.master, b"\x03")
+    assert shell.end() == 8
+    assert b"caught" in shell.seen
+
+
+def test_the_callers_terminal_is_restored(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal("sh", "-c", "stty raw -echo; echo ready; sleep 0.2; kill -9 $$")
+    before = termios.tcgetattr(shell.master)
+    shell.wait_for(b"ready")
+    assert shell.end() == 137
+    after = termios.tcgetattr(shell.master)
+    assert after == before
+
+
+def test_job_control(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal("sh", "-i")
+    os.write(shell.master, b"sleep 60 & echo started $!\n")
+    shell.wait_for(b"started ")
+    os.write(shell.master, b"jobs; kill %1; wait; echo over=$((1+1))\n")
+    shell.wait_for(b"over=2")
+    assert b"can't access tty" not in shell.seen
+    os.write(shell.master, b"exit\n")
+    shell.end()
+
+
+def test_characters_cannot_be_pushed_into_the_callers_terminal(terminal) -> None:  # type: ignore[no-untyped-def]
+    shell = terminal("sh", "-c", "ls -l /proc/self/fd; tty")
+    shell.end()
+    assert shell.seen.count(b"/dev/pts/0") >= 1 or b"/dev/console" in shell.seen
+    assert (
+        os.ttyname(shell.master).encode() not in shell.seen
+        or b"/dev/pts/0" in os.ttyname(shell.master).encode()
+    )

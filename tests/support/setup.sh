@@ -1,0 +1,328 @@
+#!/bin/sh
+# Everything that make does: installs what is missing, builds, and runs things as the right user.
+# Each argument is one word below, done in order; each is quick when there is nothing left to do.
+#
+# As root, the product is built by root and used by an unprivileged user (SBX_TEST_USER, made when
+# missing), so what that user needs lies in /var/lib/sbx-dev, wherever the checkout is.
+# As a normal user, everything lies in the checkout, and sudo is used where it asks for nothing.
+set -eu
+umask 022
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME || true
+
+checkout=$(cd "$(dirname "$0")/../.." && pwd -P)
+test_user=${SBX_TEST_USER:-sbxtest}
+key=$(printf %s "$checkout" | sha256sum | cut -c1-12)
+if [ "$(id -u)" = 0 ]; then
+    state=/var/lib/sbx-dev/$key
+    shared=/var/cache/sbx-dev
+    venv=${VENV:-$state/venv}
+else
+    state=$checkout/build
+    shared=${XDG_CACHE_HOME:-$HOME/.cache}/sbx-dev
+    venv=${VENV:-$checkout/.venv}
+fi
+source=$state/src
+mkdir -p "$state" "$shared"
+
+say() { printf '== %s\n' "$*" >&2; }
+fail() { printf 'setup: error: %s\n' "$1" >&2; [ -z "${2:-}" ] || printf '  hint: %s\n' "$2" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# ---- privileges -------------------------------------------------------------------------------
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif have sudo; then sudo -n "$@"; else return 1; fi
+}
+can_root() { as_root true >/dev/null 2>&1; }
+
+user_name() { if [ "$(id -u)" = 0 ]; then echo "$test_user"; else id -un; fi; }
+user_home() { getent passwd "$(user_name)" | cut -d: -f6; }
+
+# Runs a command as the unprivileged user, with nothing of the caller's environment but what is named.
+as_user() {
+    home=$(user_home)
+    set -- env -i HOME="$home" USER="$(user_name)" LANG=C.UTF-8 PATH="$venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" \
+        ${SBX_CI:+SBX_CI=$SBX_CI} ${XDG_RUNTIME_DIR:+XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR} \
+        SBX_TEST_SBX="$venv/bin/sbx" SBX_TEST_DEBIAN="$(debian_path)" SBX_TEST_DEBIAN_OWN="$(debian_own_path)" "$@"
+    if [ "$(id -u)" = 0 ]; then
+        (cd "$home" && exec setpriv --reuid="$test_user" --regid="$test_user" --init-groups \
+            --inh-caps=-all env -u XDG_RUNTIME_DIR "$@")
+    else
+        "$@"
+    fi
+}
+
+# ---- packages ---------------------------------------------------------------------------------
+
+missing_packages() {
+    for name; do
+        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'install ok installed' || printf '%s ' "$name"
+    done
+}
+
+apt_updated=
+apt_install() {
+    have dpkg-query || return 1
+    wanted=$(missing_packages "$@")
+    [ -n "$wanted" ] || return 0
+    can_root || return 1
+    say "installing $wanted"
+    for _ in 1 2 3; do
+        # shellcheck disable=SC2086  # a list of package names
+        [ -z "$apt_updated" ] || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+            --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 $wanted \
+            >"$state/apt.log" 2>&1 && return 0
+        as_root apt-get update -qq -o Acquire::Retries=3 >"$state/apt-update.log" 2>&1 || true
+        apt_updated=yes
+    done
+    tail -n 5 "$state/apt.log" >&2
+    return 1
+}
+
+packages_run() {
+    apt_install uidmap || have newuidmap ||
+        say "uidmap is missing and cannot be installed: sandboxes will have one user id"
+    find_python >/dev/null || apt_install python3 python3-venv || true
+    have musl-gcc || apt_install musl-tools linux-libc-dev || true
+}
+
+packages_test() {
+    packages_run
+    apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap ||
+        say "some packages of the tests are missing: the tests that need them will skip"
+    have clang || apt_install clang || say "clang is missing: the decoder is fuzzed without coverage feedback"
+    for peer in crun firejail podman; do have $peer || true; done
+}
+
+# ---- the unprivileged user --------------------------------------------------------------------
+
+free_range() {
+    cat /etc/subuid /etc/subgid 2>/dev/null |
+        awk -F: '{ e = $2 + $3; if (e > m) m = e } END { print (m < 100000 ? 100000 : m) }'
+}
+
+make_user() {
+    [ "$(id -u)" = 0 ] || return 0
+    if ! id -u "$test_user" >/dev/null 2>&1; then
+        say "making the unprivileged user $test_user"
+        useradd --create-home --shell /bin/sh "$test_user"
+    fi
+    touch /etc/subuid /etc/subgid
+    if ! grep -q "^$test_user:" /etc/subuid || ! grep -q "^$test_user:" /etc/subgid; then
+        start=$(free_range)
+        sed -i "/^$test_user:/d" /etc/subuid /etc/subgid
+        usermod --add-subuids "$start-$((start + 65535))" --add-subgids "$start-$((start + 65535))" "$test_user"
+    fi
+    chmod 755 /var/lib/sbx-dev "$state" "$shared"
+}
+
+# ---- Python -----------------------------------------------------------------------------------
+
+# A Python that the unprivileged user can run too: never one in root's home.
+find_python() {
+    for candidate in ${PYTHON:-} /usr/bin/python3 /usr/bin/python3.14 /usr/bin/python3.13 /usr/bin/python3.12 \
+        /usr/bin/python3.11 /usr/local/bin/python3 "$(command -v python3 || true)"; do
+        [ -x "$candidate" ] || continue
+        "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        case $(id -u):$("$candidate" -c 'import sys; print(sys._base_executable)') in 0:/root/*) continue ;; esac
+        echo "$candidate"
+        return 0
+    done
+    return 1
+}
+
+requirements() {
+    "$venv/bin/python" - "$checkout/pyproject.toml" "$1" <<'PY'
+import sys, tomllib
+data = tomllib.load(open(sys.argv[1], "rb"))
+project = data["project"]
+names = [*data["build-system"]["requires"], "meson", *project["dependencies"]]
+if sys.argv[2] == "dev":
+    names += project["optional-dependencies"]["dev"]
+print("\n".join(names))
+PY
+}
+
+make_venv() {
+    if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+        python=$(find_python) || apt_install python3-venv && python=$(find_python) ||
+            apt_install python3.12-venv python3.12 || apt_install python3.11-venv python3.11 || true
+        python=$(find_python) || fail "no Python 3.11 or newer with venv" "install python3 and python3-venv"
+        say "making a virtual environment in $venv with $python"
+        "$python" -m venv --clear "$venv"
+        "$venv/bin/pip" install -qq --disable-pip-version-check --upgrade pip
+        "$venv/bin/pip" uninstall -q -y setuptools 2>/dev/null || true
+    fi
+    wanted=$(requirements "$1")
+    [ "$(cat "$venv/requirements-$1" 2>/dev/null)" = "$wanted" ] && return 0
+    say "installing Python packages ($1)"
+    printf '%s\n' "$wanted" >"$venv/requirements-$1.new"
+    "$venv/bin/pip" install -qq --disable-pip-version-check -r "$venv/requirements-$1.new"
+    mv "$venv/requirements-$1.new" "$venv/requirements-$1"
+}
+
+# ---- build ------------------------------------------------------------------------------------
+
+# The compiler of the static programs: musl first, because the launcher gets smallest with it.
+find_cc() {
+    if [ -n "${CC:-}" ]; then echo "$CC"; return 0; fi
+    if have musl-gcc; then echo musl-gcc; return 0; fi
+    for cc in gcc clang cc; do
+        have $cc && printf 'int main(void){return 0;}' | $cc -static -x c - -o "$state/static-probe" 2>/dev/null &&
+            echo "$cc" && return 0
+    done
+    "$venv/bin/python" -c 'import ziglang' 2>/dev/null ||
+        "$venv/bin/pip" install -qq --disable-pip-version-check ziglang >&2 ||
+        fail "no C compiler that links statically" "install musl-tools and linux-libc-dev"
+    echo "$venv/bin/python -m ziglang cc -target $(uname -m)-linux-musl"
+}
+
+build() {
+    cc=$(find_cc)
+    werror=$([ -n "${SBX_CI:-}" ] && echo true || echo false)
+    stamp=$( (cd "$checkout" && find sandbox helpers policies meson.build pyproject.toml -type f \
+        ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum; echo "$cc $werror") | sha256sum)
+    [ -x "$venv/bin/sbx" ] && [ "$(cat "$venv/build.stamp" 2>/dev/null)" = "$stamp" ] && return 0
+    say "building with $cc and installing into $venv"
+    build_dir=$state/meson-$(printf %s "$cc" | sha256sum | cut -c1-8)
+    CC=$cc PATH="$venv/bin:$PATH" "$venv/bin/pip" install -qq --disable-pip-version-check --no-deps --no-index \
+        --no-build-isolation --force-reinstall -Cbuild-dir="$build_dir" -Csetup-args=-Dwerror=$werror "$checkout"
+    echo "$stamp" >"$venv/build.stamp"
+}
+
+# The tree that the unprivileged user reads its tests from. It lacks the package: what is tested
+# is the installed one.
+sync_source() {
+    rm -rf "$source"
+    mkdir -p "$source"
+    tar -C "$checkout" --exclude=./.git --exclude=./build --exclude=./.venv --exclude=./sandbox --exclude='__pycache__' -cf - . |
+        tar -C "$source" -xf - --no-same-owner --no-same-permissions
+}
+
+# ---- a Debian root file system for the tests ----------------------------------------------------
+
+debian_packages=gcc,libc6-dev,make,python3,python3-dev,python3-pip,python3-setuptools,python3-wheel
+
+suite() { . /etc/os-release; echo "${VERSION_CODENAME:-}"; }
+
+# The mirror that this machine's own apt uses for its own release.
+mirror() {
+    [ -z "${SBX_DEBIAN_MIRROR:-}" ] || { echo "$SBX_DEBIAN_MIRROR"; return 0; }
+    "${venv}/bin/python" "$checkout/tests/support/apt_mirror.py" "$(suite)"
+}
+
+debian_path() { echo "$shared/debian-$(printf %s "$(suite) $debian_packages v1" | sha256sum | cut -c1-8)"; }
+debian_own_path() { echo "$(user_home)/.cache/sbx-dev/$(basename "$(debian_path)")-own"; }
+
+make_debian() {
+    path=$(debian_path)
+    exec 9>"$shared/debian.lock"
+    flock 9
+    if ! [ -e "$path/usr/bin/gcc" ]; then
+        if ! can_root || ! have debootstrap; then
+            say "a Debian root file system needs debootstrap and root: tests that use it will skip"
+            return 0
+        fi
+        url=$(mirror) || fail "apt's sources name no mirror for $(suite)" "set SBX_DEBIAN_MIRROR"
+        say "making a Debian root file system in $path (about two minutes, once)"
+        as_root rm -rf "$path.partial"
+        testsuite=$(as_root sh -c 'apt-cache depends python3 2>/dev/null' |
+            sed -n 's/^ *Depends: \(python3\.[0-9]*\)$/lib\1-testsuite/p' | head -n 1)
+        as_root debootstrap --variant=minbase --components=main${SBX_DEBIAN_COMPONENTS:+,$SBX_DEBIAN_COMPONENTS} \
+            --include="$debian_packages${testsuite:+,$testsuite}" "$(suite)" "$path.partial" "$url" \
+            >"$state/debootstrap.log" 2>&1 || { tail -n 15 "$state/debootstrap.log" >&2; fail "debootstrap failed"; }
+        as_root sh -c "rm -rf '$path.partial'/var/cache/apt/archives/*.deb && mv '$path.partial' '$path'"
+    fi
+    own=$(debian_own_path)
+    if [ "$(id -u)" = 0 ] && ! [ -e "$own/usr/bin/gcc" ]; then
+        say "copying it into the ids of $test_user: $own"
+        as_user mkdir -p "$(dirname "$own")"
+        "$venv/bin/python" "$checkout/tests/support/own_rootfs.py" "$path" "$own" "$test_user"
+    fi
+    exec 9>&-
+}
+
+# ---- the words --------------------------------------------------------------------------------
+
+lint() {
+    say "ruff and mypy"
+    cd "$checkout"
+    "$venv/bin/ruff" check --no-cache .
+    "$venv/bin/ruff" format --no-cache --check .
+    "$venv/bin/mypy" --cache-dir "$state/mypy" sandbox tests bench
+}
+
+# Builds the C parts with sanitizers and runs their unit tests and a bounded fuzz of the decoder.
+native() {
+    cc=gcc
+    have clang && cc=clang
+    say "C tests with AddressSanitizer and UBSan ($cc)"
+    dir=$state/sanitize-$cc
+    export PATH="$venv/bin:$PATH"
+    [ -e "$dir/build.ninja" ] || CC=$cc "$venv/bin/meson" setup "$dir" "$checkout" -Dnative_tests=true \
+        -Dwerror=true -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debug >"$state/meson.log" 2>&1 ||
+        { tail -n 20 "$state/meson.log" >&2; rm -rf "$dir"; fail "meson setup failed"; }
+    "$venv/bin/meson" compile -C "$dir" >"$state/compile.log" 2>&1 || { tail -n 40 "$state/compile.log" >&2; fail "the C parts do not compile"; }
+    UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=0 SBX_FUZZ_SECONDS=${FUZZ_SECONDS:-20} \
+        "$venv/bin/meson" test -C "$dir" --no-rebuild --print-errorlogs --timeout-multiplier "${FUZZ_MULTIPLIER:-2}"
+}
+
+run_pytest() {
+    sync_source
+    data=$(user_home)/.cache/sbx-dev/coverage-$key
+    as_user sh -c "rm -rf '$data' && mkdir -p '$data'"
+    say "pytest as $(user_name)"
+    status=0
+    as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 \
+        timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-1500}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
+        "$venv/bin/python" -m coverage run -m pytest -p no:cacheprovider ${PYTEST_ARGS:-} || status=$?
+    say "branch coverage"
+    as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" sh -c 'cd "$1" && "$2" -m coverage combine -q && "$2" -m coverage report' \
+        sh "$source" "$venv/bin/python" || true
+    return $status
+}
+
+demo() {
+    root=$(user_home)/.cache/sbx-dev/demo-rootfs
+    sync_source
+    as_user sh "$source/tests/support/demo.sh" "$venv/bin/sbx" "$root"
+}
+
+bench() {
+    sync_source
+    as_user env ${BENCH_ROUNDS:+BENCH_ROUNDS=$BENCH_ROUNDS} sh -c 'cd "$1" && exec "$2" -m bench' sh "$source" "$venv/bin/python"
+}
+
+where() {
+    say "sbx is installed: $venv/bin/sbx"
+    [ "$(id -u)" != 0 ] || say "try it as the user $test_user, for example with: runuser -u $test_user -- $venv/bin/sbx doctor"
+}
+
+clean() {
+    rm -rf "$checkout/build" "$checkout/.venv"
+    [ "$(id -u)" != 0 ] || rm -rf "$state"
+}
+
+[ $# -gt 0 ] || fail "no word given" "see the Makefile"
+for word; do
+    case $word in
+        packages-run) packages_run ;;
+        packages-test) packages_test ;;
+        user) make_user ;;
+        venv) make_venv run ;;
+        venv-dev) make_venv dev ;;
+        build) build ;;
+        lint) (lint) ;;
+        native) (native) ;;
+        fuzz) (FUZZ_SECONDS=${FUZZ_SECONDS:-300} FUZZ_MULTIPLIER=30; native) ;;
+        debian) make_debian ;;
+        pytest) run_pytest ;;
+        demo) demo ;;
+        bench) bench ;;
+        where) where ;;
+        clean) clean ;;
+        as-user) shift; as_user "$@"; exit ;;
+        *) fail "unknown word: $word" ;;
+    esac
+done

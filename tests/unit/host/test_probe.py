@@ -1,0 +1,313 @@
+"""What is remembered, what is not, and how a trial that misbehaves ends."""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sandbox.host import attempt as attempt_module
+from sandbox.host import probe
+from sandbox.host.attempt import Outcome, attempt
+
+OK = Outcome(None, "", 0, "")
+NAMESPACED = (OK, OK, Outcome(1, "", 0, ""), Outcome(7, "", 0, ""), OK, OK)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of our own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / "sbx"
+
+
+class Counter:
+    """Stands for the trials: gives fixed outcomes and counts how often it is asked."""
+
+    def __init__(self, outcomes: tuple[Outcome, ...] = NAMESPACED) -> None:
+        self.outcomes = outcomes
+        self.calls = 0
+
+    def __call__(self, trial: str) -> Outcome:
+        assert trial == "facts"
+        self.calls += 1
+        parts = tuple(tuple(value for _, value in part) for part in self.outcomes)
+        return Outcome(parts, "", 0, "")
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    counter = Counter()
+    monkeypatch.setattr(attempt_module, "attempt", counter)
+    return counter
+
+
+def replace(counter: Counter, index: int, outcome: Outcome) -> None:
+    parts = list(counter.outcomes)
+    parts[index] = outcome
+    counter.outcomes = tuple(parts)
+
+
+def test_second_call_is_remembered(state: Path, trials: Counter) -> None:
+    first = probe.host_facts()
+    assert probe.host_facts() == first
+    assert trials.calls == 1
+    assert (first.landlock_abi, first.seccomp, first.time_namespace) == (7, True, True)
+    assert (first.uid, first.gid) == (os.getuid(), os.getgid())
+    assert os.listdir(state) == ["facts"]
+    assert (state / "facts").stat().st_mode & 0o777 == 0o600
+
+
+def test_refresh_tries_again(state: Path, trials: Counter) -> None:  # noqa: ARG001 - used by path
+    probe.host_facts()
+    replace(trials, 4, Outcome(None, "seccomp", errno.EINVAL, "invalid argument"))
+    assert probe.host_facts().seccomp is True
+    assert probe.host_facts(refresh=True).seccomp is False
+    assert probe.host_facts().seccomp is False
+    assert trials.calls == 2
+
+
+def test_other_context_is_remembered_beside(
+    state: Path, trials: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del state
+    for context in ("a", "b", "a", "b"):
+        monkeypatch.setattr(probe, "cache_key", lambda context=context: (context,))
+        probe.host_facts()
+    assert trials.calls == 2
+
+
+def test_contexts_are_bounded(
+    state: Path, trials: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for context in range(20):
+        monkeypatch.setattr(probe, "cache_key", lambda context=context: (context,))
+        probe.host_facts()
+    assert trials.calls == 20
+    entries = marshal.loads((state / "facts").read_bytes())  # noqa: S302 - written above
+    assert sorted(entries) == [(number,) for number in range(12, 20)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"rubbish", marshal.dumps([1]), marshal.dumps({}), b"{" * 70000],
+    ids=["empty", "nul", "rubbish", "list", "nothing", "large"],
+)
+def test_damaged_cache_is_ignored(state: Path, trials: Counter, content: bytes) -> None:
+    state.mkdir(mode=0o700)
+    (state / "facts").write_bytes(content)
+    (state / "facts").chmod(0o600)
+    probe.host_facts()
+    probe.host_facts()
+    assert trials.calls == 1
+
+
+def test_entry_of_another_shape_is_ignored(state: Path, trials: Counter) -> None:
+    state.mkdir(mode=0o700)
+    (state / "facts").write_bytes(marshal.dumps({probe.cache_key(): ("short",)}))
+    (state / "facts").chmod(0o600)
+    probe.host_facts()
+    assert trials.calls == 1
+
+
+def test_cache_that_others_can_read_is_ignored(state: Path, trials: Counter) -> None:
+    probe.host_facts()
+    (state / "facts").chmod(0o644)
+    probe.host_facts()
+    assert trials.calls == 2
+
+
+def test_symlink_is_not_followed(state: Path, trials: Counter, tmp_path: Path) -> None:
+    probe.host_facts()
+    (state / "facts").rename(tmp_path / "elsewhere")
+    (state / "facts").symlink_to(tmp_path / "elsewhere")
+    before = (tmp_path / "elsewhere").read_bytes()
+    probe.host_facts()
+    assert trials.calls == 2
+    assert not (state / "facts").is_symlink()
+    assert (tmp_path / "elsewhere").read_bytes() == before
+
+
+def test_fifo_does_not_block(state: Path, trials: Counter) -> None:
+    state.mkdir(mode=0o700)
+    os.mkfifo(state / "facts", 0o600)
+    probe.host_facts()
+    assert trials.calls == 1
+
+
+def test_works_without_a_state_folder(
+    tmp_path: Path, trials: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbx").write_text("in the way")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert probe.host_facts().seccomp
+    assert probe.host_facts().seccomp
+    assert trials.calls == 2
+    assert os.listdir(tmp_path) == ["sbx"]
+
+
+@pytest.mark.parametrize(
+    ("index", "number"),
+    [(0, errno.EPERM), (1, errno.EMFILE), (1, errno.ENOMEM), (2, errno.ETIMEDOUT)],
+)
+def test_passing_failures_are_not_remembered(
+    state: Path, trials: Counter, index: int, number: int
+) -> None:
+    replace(trials, index, Outcome(None, "some step", number, "some words"))
+    probe.host_facts()
+    assert trials.calls == 1
+    assert not (state / "facts").exists()
+
+
+def test_lasting_failures_are_remembered(state: Path, trials: Counter) -> None:
+    del state
+    replace(trials, 1, Outcome(None, "overlay: make", errno.EIO, "input/output error"))
+    probe.host_facts()
+    assert probe.host_facts().overlay_error == "overlay: make: input/output error"
+    assert trials.calls == 1
+
+
+def test_no_answer_at_all(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Outcome(None, "trial", errno.ETIMEDOUT, "no answer within 5 s")
+    monkeypatch.setattr(attempt_module, "attempt", lambda _: failed)
+    facts = probe.host_facts()
+    assert facts.userns_error == facts.overlay_error == "trial: no answer within 5 s"
+    assert (facts.landlock_abi, facts.seccomp, facts.time_namespace) == (0, False, False)
+    assert not state.exists()
+
+
+def test_key_notices_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    watched = tmp_path / "subuid"
+    monkeypatch.setattr(probe, "FILES", (str(watched),))
+    missing = probe.cache_key()
+    watched.write_text("a:1:1\n")
+    present = probe.cache_key()
+    assert probe.cache_key() == present
+    watched.chmod(0o600)
+    assert len({missing, present, probe.cache_key()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [
+        ("6.1.0-18-amd64", (6, 1)),
+        ("6.18.44", (6, 18)),
+        ("5.15-rc2", (5, 15)),
+        ("7.0", (7, 0)),
+        ("odd", (0, 0)),
+        ("6", (0, 0)),
+        ("", (0, 0)),
+    ],
+)
+def test_kernel_version(release: str, version: tuple[int, int]) -> None:
+    assert probe.kernel_version(release) == version
+
+
+def test_masked_proc() -> None:
+    mountinfo = "\n".join(
+        (
+            "22 27 0:21 / /proc rw,relatime - proc proc rw",
+            "50 22 0:22 / /proc/sys/fs/binfmt_misc rw shared:9 - autofs systemd-1 rw",
+            "51 22 0:23 / /proc/kcore rw - tmpfs tmpfs rw",
+            "52 22 0:24 / /processes rw - tmpfs tmpfs rw",
+            "short line",
+        )
+    )
+    assert probe.masked_proc(mountinfo) == ("/proc/kcore",)
+    assert probe.masked_proc("") == ()
+
+
+def test_proc_error_names_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "51 22 0:23 / /proc/kcore rw - tmpfs tmpfs rw"
+    monkeypatch.setattr(probe, "read_kernel_file", lambda _: line)
+    refused = Outcome(None, "mount proc", errno.EPERM, "operation not permitted")
+    assert probe._proc_error(refused) == (
+        "mount proc: operation not permitted "
+        "(a container hides parts of /proc, such as /proc/kcore)"
+    )
+    absent = Outcome(None, "mount proc", errno.ENODEV, "no such device")
+    assert probe._proc_error(absent) == "mount proc: no such device"
+
+
+def test_helpers_must_be_roots(tmp_path: Path) -> None:
+    assert probe.helper_problem(str(tmp_path / "none")) == "no such file or directory"
+    assert probe.helper_problem(str(tmp_path)) == "is not a regular file of root"
+    if os.getuid():
+        own = tmp_path / "newuidmap"
+        own.write_text("")
+        own.chmod(0o4755)
+        assert probe.helper_problem(str(own)) == "is not a regular file of root"
+    assert "set-user-ID" in probe.helper_problem("/bin/sh")
+
+
+def test_helper_comes_from_a_fixed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "newuidmap").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert probe.find_helper("newuidmap") in {"", *(f"{f}/newuidmap" for f in probe.HELPER_FOLDERS)}
+    monkeypatch.setattr(probe, "HELPER_FOLDERS", (str(tmp_path),))
+    assert probe.find_helper("newuidmap") == ""
+
+
+# ---- the child ----
+
+
+def children() -> set[str]:
+    task = f"/proc/self/task/{os.getpid()}/children"
+    return set(Path(task).read_text().split())
+
+
+def test_hanging_trial_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    hang = "import os,time;os.fork();time.sleep(60)"
+    monkeypatch.setattr(attempt_module, "_CHILD", hang)
+    before, start = children(), time.monotonic()
+    outcome = attempt("userns", deadline_s=0.3)
+    assert (outcome.errno, outcome.text) == (errno.ETIMEDOUT, "no answer within 0.3 s")
+    assert time.monotonic() - start < 5
+    assert children() == before
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "import os;os.write(1,b'?')", "1/0"])
+def test_trial_without_an_answer(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(attempt_module, "_CHILD", code)
+    assert attempt("userns").reason == "trial: the process ended without an answer"
+
+
+@pytest.mark.parametrize("python", ["", "/nonexistent/python"])
+def test_without_an_interpreter(monkeypatch: pytest.MonkeyPatch, python: str) -> None:
+    monkeypatch.setattr(sys, "executable", python)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    assert attempt("userns").errno == errno.ENOENT
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_caller_that_ignores_children() -> None:
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert attempt("landlock").step in {"", "landlock_create_ruleset"}
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def test_start_path_stays_light(state: Path) -> None:
+    code = (
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from sandbox.host.probe import host_facts\n"
+        "host_facts(); print(*sys.modules)"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(probe.__file__))))
+    argv = [sys.executable, "-I", "-S", "-c", code, root]
+    env = {"XDG_RUNTIME_DIR": str(state.parent)}
+    for _ in range(2):
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    if not (state / "facts").exists():
+        pytest.skip("this host gives nothing to remember: user namespaces fail")
+    heavy = {"typing", "enum", "re", "json", "subprocess", "ctypes", "signal", "select", "pwd"}
+    assert not loaded & (heavy | {"sandbox.host.attempt", "sandbox.host.subids"})

@@ -1,0 +1,137 @@
+"""Policy + facts + request → plan: order, refusals, and the golden text of the four policies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import HostError
+from sandbox.host.facts import HostFacts
+from sandbox.plan import explain, ops, wire
+from sandbox.plan.compile import choose_storage, compile_plan
+from sandbox.plan.request import Plan, Source
+from sandbox.policy.model import Mount, Policy
+
+from .conftest import make_request, strict
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def _names(plan: Plan) -> list[str]:
+    return [type(step.op).__name__ for step in plan.steps]
+
+
+def test_golden_text(policy: Policy, facts: HostFacts) -> None:
+    """Set SBX_UPDATE_GOLDEN=1 to write the files anew, then review the diff."""
+    text = "\n".join(explain.lines(compile_plan(policy, facts, make_request()))) + "\n"
+    file = GOLDEN / f"{policy.name}.txt"
+    if os.environ.get("SBX_UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_order_of_the_payloads_steps(policy: Policy, facts: HostFacts) -> None:
+    names = _names(compile_plan(policy, facts, make_request()))
+    order = ["Pivot", "InnerUser", "Keyring", "Ids", "SetCapabilities", "NoNewPrivs"]
+    order += ["Workdir", "CloseDescriptors", "Seccomp", "Exec"]
+    assert [name for name in names if name in order] == order
+    assert names[-1] == "Exec"
+
+
+def test_propagation_is_cut_before_anything_is_mounted(policy: Policy, facts: HostFacts) -> None:
+    names = _names(compile_plan(policy, facts, make_request()))
+    assert names[:3] == ["Namespaces", "IdMap", "Private"]
+
+
+def test_same_input_same_bytes(policy: Policy, facts: HostFacts) -> None:
+    plans = [compile_plan(policy, facts, make_request()) for _ in range(2)]
+    first, second = (wire.encode(step.op for step in plan.steps) for plan in plans)
+    assert first == second
+
+
+def test_strict_keeps_nothing(facts: HostFacts) -> None:
+    plan = compile_plan(strict(), facts, make_request())
+    by_name = {type(step.op).__name__: step.op for step in plan.steps}
+    assert by_name["SetCapabilities"] == ops.SetCapabilities(0)
+    assert "Loopback" not in by_name
+    assert by_name["Namespaces"].describe().endswith("net cgroup")
+    assert ops.ProcWrite("sys/user/max_user_namespaces", "1", 0) in [s.op for s in plan.steps]
+    assert ops.Remount("/", ops.RDONLY | ops.NOSUID | ops.NODEV) in [s.op for s in plan.steps]
+
+
+def test_every_mount_is_nosuid_and_nodev(policy: Policy, facts: HostFacts) -> None:
+    plan = compile_plan(policy, facts, make_request())
+    for step in plan.steps:
+        if isinstance(step.op, ops.Filesystem):
+            assert step.op.attributes & ops.NOSUID
+            assert step.op.attributes & ops.NODEV or step.op.fstype in ("devpts", "tmpfs")
+
+
+def test_volumes_come_parents_first(facts: HostFacts) -> None:
+    mounts = (Mount("/b", "/x/y/z"), Mount("/a", "/x/y", read_only=True))
+    policy = strict()
+    policy = policy.replace(filesystem=policy.filesystem.replace(mounts=mounts))
+    sources = (Source("/a", 1, 3, 0o40755), Source("/b", 1, 4, 0o100644))
+    plan = compile_plan(policy, facts, make_request(sources=sources))
+    binds = [step.op for step in plan.steps if isinstance(step.op, ops.Bind)]
+    assert [bind.target for bind in binds] == ["/x/y", "/x/y/z"]
+    assert binds[0].attributes & ops.RDONLY
+    assert not binds[1].attributes & ops.RDONLY
+    overlay = next(s.op for s in plan.steps if isinstance(s.op, ops.RootOverlay))
+    assert {"/x/y/", "/x/y/z"} <= set(overlay.mount_points)
+
+
+@pytest.mark.parametrize(
+    ("lack", "layer"),
+    [
+        ({"landlock_abi": 0}, "landlock"),
+        ({"time_namespace": False}, "time"),
+        ({"proc_error": "operation not permitted"}, "proc"),
+        ({"subuids": ()}, "subids"),
+    ],
+)
+def test_missing_layers(facts: HostFacts, lack: dict[str, object], layer: str) -> None:
+    poor = facts.replace(**lack)
+    with pytest.raises(HostError) as refusal:
+        compile_plan(strict(), poor, make_request())
+    assert refusal.value.hint
+    lenient = strict().replace(on_missing=((layer, "degrade"),))
+    plan = compile_plan(lenient, poor, make_request())
+    assert layer in [d.layer for d in plan.degradations]
+
+
+def test_older_landlock_says_what_is_lost(facts: HostFacts) -> None:
+    plan = compile_plan(strict(), facts.replace(landlock_abi=2), make_request())
+    assert len([d for d in plan.degradations if d.layer == "landlock"]) == 4
+    ruleset = next(s.op for s in plan.steps if isinstance(s.op, ops.LandlockRuleset))
+    assert ruleset.handled_net == ruleset.scoped == 0
+
+
+def test_no_user_namespace_no_plan(policy: Policy, facts: HostFacts) -> None:
+    with pytest.raises(HostError, match="user namespace"):
+        compile_plan(policy, facts.replace(userns_error="not permitted"), make_request())
+
+
+def test_storage(facts: HostFacts) -> None:
+    policy = strict()
+    assert choose_storage(policy, facts) == ("overlay", "")
+    refused = facts.replace(overlay_error="invalid argument")
+    storage, reason = choose_storage(policy, refused)
+    assert storage == "copy"
+    assert "invalid argument" in reason
+    demanded = policy.replace(filesystem=policy.filesystem.replace(root="overlay"))
+    with pytest.raises(HostError):
+        choose_storage(demanded, refused)
+
+
+def test_hard_limits_of_the_caller_are_not_exceeded(facts: HostFacts) -> None:
+    plan = compile_plan(strict(), facts, make_request(hard_limits=(("nofile", 512),)))
+    limit = next(
+        s.op
+        for s in plan.steps
+        if isinstance(s.op, ops.SetRlimit) and s.op.resource == ops.RLIMITS["nofile"]
+    )
+    assert limit.hard == 512
+    assert limit.soft <= 512
