@@ -479,7 +479,8 @@ static int op_directory(struct context *ctx, struct cursor *c)
 	return fchmodat(parent, name, mode, 0) < 0 ? fail(&ctx->failure, path) : 0;
 }
 
-/* A file of ours, shown read-only over the rootfs's own: nothing is written into the rootfs. */
+/* A file of ours, shown read-only over the rootfs's own: nothing is written into the rootfs.
+ * Where there is no place for it, its absence is said and the sandbox goes on. */
 static int op_file(struct context *ctx, struct cursor *c)
 {
 	const char *path = take_string(c);
@@ -497,7 +498,11 @@ static int op_file(struct context *ctx, struct cursor *c)
 						     ABI_MOUNT_ATTR_NOEXEC) < 0)
 		return fail(&ctx->failure, name);
 	SCOPED_FD target = open_target(ctx, path, 0, 0);
-	return target < 0 ? -1 : attach(ctx, tree, target, path);
+	if (target < 0) {
+		send_failure(EVENT_WARNING, STAGE_SETUP, &ctx->failure);
+		return 0;
+	}
+	return attach(ctx, tree, target, path);
 }
 
 /* ---- masks ----------------------------------------------------------------------------- */

@@ -7,13 +7,13 @@ reach the user: every error becomes a UsageError and is printed where all errors
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
+from sandbox.cli.groups import CommandGroup, usage_hint
 from sandbox.cli.options import GROUPS, RUN_OPTIONS, Option
 from sandbox.cli.parse import make_parsed
 from sandbox.errors import UsageError
@@ -170,7 +170,7 @@ def _completion(shell: str) -> int:
     return 0
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """The commands by name; each is imported when it is asked for."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
@@ -188,14 +188,6 @@ class _Commands(click.Group):
         command: click.Command = import_module(f"sandbox.cli.commands.{cmd_name}").command
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not args[0].startswith("-") and args[0] not in _SHORT_HELP:
-            near = get_close_matches(args[0], _SHORT_HELP)
-            raise UsageError(f'no such command "{args[0]}"', hint=_hint("sbx", near))
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_SHORT_HELP.items()))
@@ -203,7 +195,7 @@ class _Commands(click.Group):
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        import_module("sandbox.cli.commands.version").command.main([], standalone_mode=False)
+        import_module("sandbox.cli.commands.version").show_version(as_json=False)
         ctx.exit()
 
 
@@ -223,22 +215,17 @@ def group() -> click.Group:
         help="Run commands in sandboxes, as a normal user, on a root file system of your own.",
         epilog="'sbx COMMAND --help' says more.",
         context_settings={"help_option_names": ["-h", "--help"]},
-        no_args_is_help=False,
-        invoke_without_command=True,
-        callback=_show_help,
     )
-
-
-@click.pass_context
-def _show_help(ctx: click.Context) -> None:
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 def start(argv: list[str]) -> int:
     """Run a command line through click and return the exit code. Raises SbxError."""
     try:
-        code = group().main(argv, prog_name="sbx", standalone_mode=False)
+        # click's own main() would end the process when a reader goes away.
+        with (commands := group()).make_context("sbx", argv) as context:
+            code = commands.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
@@ -252,22 +239,17 @@ def complete() -> int:
     return shell_complete(group(), {}, "sbx", COMPLETE_VARIABLE, instruction)
 
 
-def _hint(program: str, near: list[str]) -> str:
-    help_hint = f"try '{program} --help'"
-    return f"did you mean {' or '.join(near)}? {help_hint}" if near else help_hint
-
-
 def _usage_error(error: click.ClickException) -> UsageError:
     """Return the same error in our words."""
     context = getattr(error, "ctx", None)
     program = context.command_path if context else "sbx"
-    near: list[str] = []
     if isinstance(error, click.NoSuchOption):
         what = f'no such option "{error.option_name}"'
-        near = list(error.possibilities or ())
-    elif isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
+        known = [name for p in context.command.params for name in p.opts] if context else []
+        return UsageError(what, hint=usage_hint(program, error.option_name, known))
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
         what = f'missing argument "{(error.param.name or "").upper()}"'
     else:
         text = error.format_message().rstrip(".").replace("'", '"')
         what = f"{text[:1].lower()}{text[1:]}"
-    return UsageError(what, hint=_hint(program, near))
+    return UsageError(what, hint=usage_hint(program))

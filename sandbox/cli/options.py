@@ -254,7 +254,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         LIMITS,
         "--output-limit",
         "SIZE",
-        "End the sandbox after this much output, such as 16M.",
+        "Pass on at most this much output, such as 16M, and drop the rest.",
         read=values.setting("process.output_limit", values.not_empty),
     ),
     _value(

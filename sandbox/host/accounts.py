@@ -71,7 +71,7 @@ def find_account(root: str, user: int | str, group: int | str | None) -> Account
     if found is None:
         if number is None:
             raise PolicyError(
-                f"no user {wanted!r} inside",
+                f'no user "{wanted}" inside',
                 cause="the root file system's /etc/passwd has no such line",
                 hint="use a number with --user",
             )
@@ -91,7 +91,7 @@ def _find_group(root: str, group: str) -> int:
             if number is not None:
                 return number
     raise PolicyError(
-        f"no group {group!r} inside",
+        f'no group "{group}" inside',
         cause="the root file system's /etc/group has no such line",
         hint="use a number with --user UID:GID",
     )

@@ -13,6 +13,7 @@ from sandbox.host.attempt import attempt
 from sandbox.host.cgroups import find_cgroups, pids_max
 from sandbox.host.finding import Finding
 from sandbox.host.probe import read_kernel_file
+from sandbox.host.userns import full_map
 from sandbox.linux.paths import native
 
 LANDLOCK_ABIS = (
@@ -23,6 +24,8 @@ LANDLOCK_ABIS = (
     (6, "abstract sockets and signals"),
 )
 FEWEST_PROCESSES = 256
+_OVERFLOW_UID = 65534
+_NO_NFTABLES = (errno.ENOENT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def check_landlock() -> Finding:
@@ -68,7 +71,10 @@ def _program_problem(path: str) -> str:
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK | os.R_OK):
         return "is not a program that this user can read and execute"
-    if found.st_mode & 0o022 or found.st_uid not in (0, os.getuid()):
+    owners = {0, os.getuid()}
+    if not full_map(read_kernel_file("/proc/self/uid_map")):
+        owners.add(_OVERFLOW_UID)  # what root looks like where it has no number
+    if found.st_mode & 0o022 or found.st_uid not in owners:
         return "can be changed by other users"
     with open(path, "rb") as file:
         head = file.read(5)
@@ -123,9 +129,12 @@ def check_nftables() -> Finding:
     if outcome.ok:
         text = f"{outcome.value} tables can be made in a network namespace"
         return Finding("nftables", "ok", text)
-    absent = (errno.ENOENT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
-    fix = "sudo modprobe nf_tables" if outcome.errno in absent else ""
-    return Finding("nftables", "warn", f"{outcome.reason}; needed by filtered networks only", fix)
+    detail, fix = outcome.reason, ""
+    if outcome.errno in _NO_NFTABLES and os.path.isdir("/sys/module/nf_tables"):
+        detail += " (this kernel is built without the inet and ip families)"
+    elif outcome.errno in _NO_NFTABLES:
+        fix = "sudo modprobe nf_tables"
+    return Finding("nftables", "warn", f"{detail}; needed by filtered networks only", fix)
 
 
 def check_processes() -> Finding:

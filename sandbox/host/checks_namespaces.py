@@ -13,10 +13,8 @@ from sandbox.errors import SbxError
 from sandbox.host import subids, userns
 from sandbox.host.attempt import Outcome, attempt
 from sandbox.host.finding import Finding
+from sandbox.host.helpers import HELPER_FOLDERS, find_helper, helper_problem
 from sandbox.host.probe import (
-    HELPER_FOLDERS,
-    find_helper,
-    helper_problem,
     kernel_version,
     masked_proc,
     read_kernel_file,
@@ -60,6 +58,8 @@ def check_nested() -> Finding:
     filtered = userns.under_seccomp(read_kernel_file("/proc/self/status"))
     limits = [f"hides parts of /proc ({covered[0]})"] if covered else []
     limits += ["filters system calls"] if filtered else []
+    if not userns.full_map(read_kernel_file("/proc/self/uid_map")):
+        limits.append("has only some user ids")
     if not signs and not limits:
         return Finding("nested", "ok", "not in a container")
     text = "; ".join(signs) or "no container named itself"
@@ -104,8 +104,9 @@ def check_time_namespace() -> Finding:
     outcome = attempt("time_namespace")
     if outcome.ok:
         return Finding("time-namespace", "ok", "can be made")
-    text = "the sandbox sees the host's boot-time clocks"
-    return Finding("time-namespace", "warn", f"{outcome.reason}; {text}")
+    why = "; the kernel is built without CONFIG_TIME_NS" if outcome.errno == errno.EINVAL else ""
+    text = "the sandbox sees the host's uptime"
+    return Finding("time-namespace", "warn", f"{outcome.reason}{why}; {text}")
 
 
 def check_proc() -> Finding:

@@ -7,6 +7,7 @@ pyelftools. Which library a name leads to is `sandbox.host.libraries`.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -180,6 +181,10 @@ def read_elf(path: str) -> ElfFile | None:
             raise ElfError(f"damaged ELF file: {type(error).__name__}") from error
         except (OverflowError, MemoryError, RecursionError, struct.error) as error:
             raise ElfError(f"damaged ELF file: {type(error).__name__}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise ElfError("damaged ELF file: an offset is out of range") from error
 
 
 def _read_dynamic(stream: Any, head: ElfHead) -> ElfFile:

@@ -74,7 +74,7 @@ def _explain(rootfs: str, argv0: str, path_env: str, errno: int) -> tuple[str, s
             return cause, hint
         if not cause:
             return _unexplained(path, errno)
-        denied = (cause, hint)
+        denied = denied if denied[0] else (cause, hint)
     if errno not in (0, codes.ENOENT, codes.EACCES, codes.ENOTDIR, codes.ELOOP):
         return _unexplained(argv0, errno)
     if "/" in argv0:

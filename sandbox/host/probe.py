@@ -24,22 +24,20 @@ if TYPE_CHECKING:
 
     from sandbox.host.attempt import Outcome
 
-HELPER_FOLDERS = (
-    "/usr/bin",
-    "/bin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/sbin",
-    "/usr/local/sbin",
-    "/run/wrappers/bin",
-)
 SYSCTLS = (
     "kernel/unprivileged_userns_clone",
     "kernel/apparmor_restrict_unprivileged_userns",
     "user/max_user_namespaces",
     "user/max_time_namespaces",
 )
-FILES = ("/etc/subuid", "/etc/subgid", "/etc/passwd", "/etc/nsswitch.conf")
+FILES = (
+    "/etc/subuid",
+    "/etc/subgid",
+    "/etc/passwd",
+    "/etc/nsswitch.conf",
+    "/usr/bin/newuidmap",
+    "/usr/bin/newgidmap",
+)
 PLACES = ("/proc/self/ns/user", "/proc/self/ns/mnt", "/")
 
 _FORMAT = 1  # of the cache, and of what the trials mean; part of the key
@@ -60,39 +58,6 @@ _LASTING = (
 
 
 # ---- reading ----
-
-
-def find_helper(name: str) -> str:
-    """The absolute path of newuidmap or newgidmap that can be trusted and can work, else ""."""
-    for folder in HELPER_FOLDERS:
-        path = f"{folder}/{name}"
-        if not helper_problem(path):
-            return path
-    return ""
-
-
-def helper_problem(path: str) -> str:
-    """Why `path` cannot serve as a set-user-ID helper; "" when it can."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        return (error.strerror or "").lower()
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != 0:
-        return "is not a regular file of root"
-    if found.st_mode & 0o022:
-        return "can be written by others"
-    if not os.access(path, os.X_OK):
-        return "cannot be executed"
-    if os.statvfs(path).f_flag & os.ST_NOSUID:
-        return "lies on a file system that is mounted nosuid"
-    if "NoNewPrivs:\t1" in read_kernel_file("/proc/self/status"):
-        return "cannot gain rights, because this program runs with no_new_privs"
-    if found.st_mode & stat.S_ISUID:
-        return ""
-    try:
-        return "" if os.getxattr(path, "security.capability") else "has an empty capability"
-    except OSError:
-        return "is neither set-user-ID nor has a file capability"
 
 
 def user_name(uid: int) -> str:
@@ -177,7 +142,6 @@ def _restrictions() -> tuple[str, ...]:
 
 def cache_key() -> tuple[Any, ...]:
     """Everything that the remembered facts depend on."""
-    helpers = (f"{HELPER_FOLDERS[0]}/newuidmap", f"{HELPER_FOLDERS[0]}/newgidmap")
     return (
         _FORMAT,
         read_kernel_file("/proc/sys/kernel/random/boot_id"),
@@ -187,7 +151,7 @@ def cache_key() -> tuple[Any, ...]:
         sys.hexversion,
         tuple(read_kernel_file(f"/proc/sys/{name}") for name in SYSCTLS),
         tuple(_identity(path)[:2] for path in PLACES),
-        tuple(_identity(path) for path in (*FILES, *helpers)),
+        tuple(_identity(path) for path in FILES),
         _restrictions(),
         read_kernel_file("/proc/self/attr/current"),
         "\toverlay" in read_kernel_file("/proc/filesystems"),
@@ -252,6 +216,14 @@ def _subordinate(kind: str, name: str, uid: int, own: int) -> tuple[tuple[int, i
         return ()  # ranges that overlap are as good as none; doctor says what is wrong
 
 
+def _userns_error(outcome: Outcome) -> str:
+    if outcome.ok or outcome.step == "trial":
+        return outcome.reason
+    from sandbox.host.userns import explain
+
+    return f"{outcome.reason} ({explain(outcome.errno).cause})"
+
+
 def _proc_error(outcome: Outcome) -> str:
     if outcome.ok:
         return ""
@@ -264,6 +236,7 @@ def _proc_error(outcome: Outcome) -> str:
 def _find() -> tuple[tuple[Any, ...], bool]:
     """Try everything: the fields from user_name on, and whether they may be remembered."""
     from sandbox.host.attempt import Outcome, attempt
+    from sandbox.host.helpers import find_helper
 
     uid, gid = os.getuid(), os.getgid()
     name = user_name(uid)
@@ -277,7 +250,7 @@ def _find() -> tuple[tuple[Any, ...], bool]:
         _subordinate("gid", name, uid, gid),
         find_helper("newuidmap"),
         find_helper("newgidmap"),
-        userns.reason,
+        _userns_error(userns),
         overlay.reason,
         _proc_error(proc),
         landlock.value if landlock.ok else 0,

@@ -46,8 +46,6 @@ def container_signs(
         if word in first:
             signs.append(f"process 1 is in a cgroup of {word}")
             break
-    if not full_map(read("/proc/self/uid_map")):
-        signs.append("this user namespace maps only some user ids")
     return tuple(signs)
 
 

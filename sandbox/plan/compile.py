@@ -22,12 +22,16 @@ OOM_SCORE = "500"
 DOMAIN = "sbx"
 
 
-def choose_storage(policy: Policy, facts: HostFacts) -> tuple[str, str]:
+def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False) -> tuple[str, str]:
     """How the root is shown, and why when it is not overlay: ("overlay"|"copy"|"bind", reason).
 
+    `host_root`: the rootfs is the host's own "/". The kernel refuses it as a lower layer, since
+    that would show what its mounts cover (clone_private_mount), so it is bound read-only.
     Raises HostError when overlay is demanded and this host refuses it.
     """
     wanted = policy.filesystem.root
+    if host_root and wanted in ("auto", "overlay"):
+        return "bind", "the host's own root is shown read-only"
     if wanted == "overlay" and facts.overlay_error:
         raise HostError(
             "cannot show the root through overlayfs",

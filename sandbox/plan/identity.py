@@ -54,8 +54,8 @@ def _missing_ranges(facts: HostFacts) -> tuple[str, str, str] | None:
     for kind, ranges in (("uid", facts.subuids), ("gid", facts.subgids)):
         if not ranges:
             return (
-                f"no subordinate {'user' if kind == 'uid' else 'group'} ids for {name!r}",
-                f"/etc/sub{kind} has no line for {name!r} or {facts.uid}",
+                f'no subordinate {"user" if kind == "uid" else "group"} ids for "{name}"',
+                f'/etc/sub{kind} has no line for "{name}" or {facts.uid}',
                 f"ask an administrator for: usermod --add-sub{kind}s 100000-165535 {name}"
                 f'; or set identity.map = "single" in the policy',
             )

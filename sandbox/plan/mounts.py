@@ -56,7 +56,8 @@ def _root(policy: Policy, request: Request, inside: list[Step]) -> Step:
         keep = files.persist or ""
         points = _mount_points(inside)
         return Step(ops.RootOverlay(root.path, root.dev, root.ino, keep, points), origin)
-    read_only = files.read_only and request.storage == "bind"
+    # Only a policy that says "bind" itself may write through it.
+    read_only = request.storage == "bind" and (files.read_only or files.root != "bind")
     return Step(ops.RootBind(root.path, root.dev, root.ino, int(read_only)), origin)
 
 
@@ -171,9 +172,11 @@ def mount_steps(
         else:
             inside.append(Step(op, policy.origin("filesystem.sys")))
     inside += sorted(_tmpfs(policy) + _volumes(policy, request), key=_depth)
-    if not (files.read_only and request.storage == "bind"):
-        inside += _own_files(policy)
+    inside += _own_files(policy)
     inside += _covers(policy)
+    inside += [Step(ops.Mask(path), "sbx") for path in request.hidden]
+    if files.sys == "none" and request.storage == "bind":
+        inside.append(Step(ops.Mask("/sys"), policy.origin("filesystem.sys")))
     if files.read_only:
         op_root = ops.Remount("/", ops.RDONLY | SAFE)
         inside.append(Step(op_root, policy.origin("filesystem.read_only")))

@@ -23,14 +23,16 @@ class Request(Record):
     """One run: the command and everything that was looked up for it on the host.
 
     `rootfs` is the directory to show (for storage "copy": the finished copy), `sources` the
-    bind sources by their policy path, `env` the caller's environment, `hard_limits` the
-    caller's own hard limits by name (None = unlimited), `program` the compiled filter.
+    bind sources by their policy path, `hidden` paths inside that would show folders of sbx
+    itself, `env` the caller's environment, `hard_limits` the caller's own hard limits by name
+    (None = unlimited), `program` the compiled filter.
     """
 
     rootfs: Source
     argv: tuple[str, ...]
     account: Account
     sources: tuple[Source, ...] = ()
+    hidden: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     pass_fds: tuple[int, ...] = ()
     hard_limits: tuple[tuple[str, int | None], ...] = ()

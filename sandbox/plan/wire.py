@@ -30,7 +30,7 @@ def _blob(value: bytes) -> bytes:
 def _string(value: str) -> bytes:
     raw = os.fsencode(value)
     if b"\0" in raw:
-        raise SbxError(f"a NUL byte stands in {value!r}")
+        raise SbxError(f'a NUL byte stands in "{value}"')
     return _blob(raw) + b"\0"
 
 

@@ -48,7 +48,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """'; did you mean "x"?' when a known name is near, else ""."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name[:NAME_MAX].lower(), list(known), n=1, cutoff=0.6)
+    near = get_close_matches(name[:NAME_MAX].lower(), list(known), n=1, cutoff=0.65)
     return f'; did you mean "{near[0]}"?' if near else ""
 
 

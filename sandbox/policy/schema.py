@@ -149,7 +149,11 @@ def _sysctl_name(value: object) -> str:
     plain = name.replace(".", "a").replace("_", "a").replace("-", "a")
     if not (plain.isascii() and plain.isalnum()) or "" in parts or len(name) > _SYSCTL_MAX:
         raise bad("is not the name of a kernel setting")
-    if parts[0] != "net" and name not in _IPC_SYSCTLS and not name.startswith("fs.mqueue."):
+    if (
+        not name.startswith("net.")
+        and name not in _IPC_SYSCTLS
+        and not name.startswith("fs.mqueue.")
+    ):
         raise bad(
             "is a setting of the whole host; use net.*, fs.mqueue.*, kernel.sem, "
             f"kernel.msg* or kernel.shm*{suggest(name, _IPC_SYSCTLS)}"

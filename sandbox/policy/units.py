@@ -87,9 +87,14 @@ def parse_size(value: object, *, percent: bool = False) -> int:
         unit = unit[0]
     elif unit.endswith("b") and len(unit) in {1, 2}:
         unit = unit[:-1]
-    if number is None or unit not in _BINARY or number * _BINARY[unit] >= _MAX:
+    # A float cannot tell the largest sizes apart: it only keeps absurd ones away.
+    if number is None or unit not in _BINARY or number > 2 * _MAX:
         raise ValueError(wrong)
-    return int(number * _BINARY[unit]) if "." in value else int(value[:at]) * _BINARY[unit]
+    whole = "." not in value[:at]
+    size = (int(value[:at]) if whole else number) * _BINARY[unit]
+    if size >= _MAX:
+        raise ValueError(wrong)
+    return int(size)
 
 
 def _one_limit(part: object) -> int | None:

@@ -8,7 +8,7 @@ import resource
 
 from sandbox.errors import PolicyError, RootfsError
 from sandbox.host.accounts import find_account
-from sandbox.linux.paths import cache_dir
+from sandbox.linux.paths import cache_dir, config_dir, private_dir, state_dir
 from sandbox.plan.identity import default_user
 from sandbox.plan.ops import RLIMITS
 from sandbox.plan.request import Request, Source
@@ -58,6 +58,37 @@ def _bind_sources(policy: Policy) -> tuple[Source, ...]:
     return tuple(found)
 
 
+def _check_persist(policy: Policy) -> None:
+    keep = policy.filesystem.persist
+    if keep and not os.path.isdir(keep):
+        raise PolicyError(
+            f"cannot keep changes in {keep}",
+            cause="it is not a directory",
+            hint=f"make it first: mkdir -p {keep}",
+        )
+
+
+def _hidden(policy: Policy) -> tuple[str, ...]:
+    """Where bound folders would show sbx's own: a sandbox that could write there could choose the
+    policy or the filter of the next one. Made first, so that they are there to be covered.
+    """
+    hidden = []
+    for mount in policy.filesystem.mounts:
+        source = os.path.realpath(mount.source)
+        for own in (cache_dir(), config_dir(), state_dir()):
+            real = os.path.realpath(own)
+            if source == real or source.startswith(f"{real}/"):
+                raise PolicyError(
+                    f"cannot bind {mount.source}",
+                    cause=f"it belongs to sbx itself: {own}",
+                    hint="bind another folder",
+                )
+            if real.startswith(f"{source.rstrip('/')}/"):
+                private_dir(own)
+                hidden.append(f"{mount.target}/{os.path.relpath(real, source)}")
+    return tuple(hidden)
+
+
 def _hard_limits() -> tuple[tuple[str, int | None], ...]:
     limits = []
     for name, number in RLIMITS.items():
@@ -78,6 +109,7 @@ def gather(
 ) -> Request:
     """The Request for one run. Raises RootfsError and PolicyError; changes nothing."""
     root = _rootfs(rootfs)
+    _check_persist(policy)
     user = policy.identity.user
     if user is None:
         user = default_user(policy, facts)
@@ -86,6 +118,7 @@ def gather(
         argv=argv,
         account=find_account(root.path, user, policy.identity.group),
         sources=_bind_sources(policy),
+        hidden=_hidden(policy),
         env=tuple(env.items()),
         pass_fds=pass_fds,
         hard_limits=_hard_limits(),
@@ -95,5 +128,6 @@ def gather(
             nested=policy.namespaces.nested,
             capabilities=policy.capabilities.keep,
             cache_dir=cache_dir(),
+            landlock_tcp=policy.landlock.tcp,
         ),
     )

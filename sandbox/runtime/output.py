@@ -172,9 +172,10 @@ class Inflow:
         self.open = True
         self._terminal = terminal  # a pty master: its descriptor belongs to the Outflow
         self._source = source if isinstance(source, Endpoint) else None
-        self._pending = memoryview(source) if isinstance(source, bytes) else memoryview(b"")
+        self._pending = memoryview(source if isinstance(source, bytes) else b"")
+        self._last = b"\n"
         if not self._source and not self._pending:
-            self.end()
+            self._end_of_source()
 
     def interest(self) -> Iterator[tuple[int, int]]:
         """The (descriptor, poll mask) pairs that this stream waits for."""
@@ -215,18 +216,30 @@ class Inflow:
             self._pending = memoryview(data)
         elif data is not None:
             self._source = None
-            if self._terminal:
-                self._pending = memoryview(b"\x04\x04")  # ends a begun line, then the input
-            else:
-                self.end()
+            self._end_of_source()
+
+    def _end_of_source(self) -> None:
+        if not self._terminal:
+            self.end()
+            return
+        # Typed behind a begun line, the key only hands that line over.
+        self._pending = memoryview(b"\x04" if self._last == b"\n" else b"\x04\x04")
+        self._last = b"\x04"
 
     def _flush(self) -> None:
         try:
-            self._pending = self._pending[os.write(self.target, self._pending[:CHUNK_BYTES]) :]
+            count = os.write(self.target, self._pending[:CHUNK_BYTES])
         except BlockingIOError:
             return
         except OSError:  # closed by the payload, or a terminal that hung up
             self.end()
             return
+        typed_end = self._last == b"\x04"
+        if not typed_end and count:
+            self._last = bytes(self._pending[count - 1 : count])
+        self._pending = self._pending[count:]
         if not self._pending and not self._source:
-            self.end()
+            if typed_end:
+                self.end()
+            else:
+                self._end_of_source()

@@ -91,8 +91,12 @@ def prepare(policy: Policy, task: Task) -> Prepared:
     """Validate and compile; nothing is created or started. Raises SbxError."""
     check_task(task)
     facts = host_facts()
-    storage, reason = choose_storage(policy, facts)
+    storage, reason = _storage(policy, facts, task)
     return Prepared(_compile(policy, facts, task, task.rootfs, storage), reason)
+
+
+def _storage(policy: Policy, facts: HostFacts, task: Task) -> tuple[str, str]:
+    return choose_storage(policy, facts, host_root=os.path.samefile(task.rootfs, "/"))
 
 
 def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
@@ -197,7 +201,7 @@ class _Session:
         facts = host_facts()
         for path in reap_leftovers(facts, _remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
-        storage, reason = choose_storage(self._policy, facts)
+        storage, reason = _storage(self._policy, facts, self._task)
         if storage != "copy":
             return self._run(facts, self._task.rootfs, storage, reason)
         self._tell("copying the root file system", reason)

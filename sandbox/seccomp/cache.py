@@ -114,6 +114,8 @@ def store(cache_dir: str, name: bytes, program: bytes, warnings: tuple[str, ...]
     if len(data) > _ENTRY_BYTES_MAX:
         return False
     try:
+        # One call each: makedirs gives the mode to the last folder only.
+        os.makedirs(cache_dir, mode=0o700, exist_ok=True)
         os.makedirs(f"{cache_dir}/seccomp", mode=0o700, exist_ok=True)
         folder = _open_folder(cache_dir)
     except OSError:

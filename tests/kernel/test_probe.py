@@ -140,7 +140,7 @@ def test_chroot_is_recognised() -> None:
 def test_no_new_privs_disarms_the_helpers() -> None:
     if not probe.host_facts().newuidmap:
         pytest.skip("newuidmap is not installed")
-    script = "from sandbox.host.probe import find_helper; print(repr(find_helper('newuidmap')))"
+    script = "from sandbox.host.helpers import find_helper; print(repr(find_helper('newuidmap')))"
     code = f"import sys; sys.path.append({ROOT!r})\n{script}"
     setpriv = shutil.which("setpriv")
     assert setpriv

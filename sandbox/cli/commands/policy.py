@@ -7,6 +7,7 @@ import os
 import click
 
 from sandbox.cli import render
+from sandbox.cli.groups import CommandGroup
 from sandbox.errors import PolicyError
 from sandbox.policy import check
 from sandbox.policy.load import load_policy
@@ -23,9 +24,7 @@ def policy_names() -> tuple[str, ...]:
     return tuple(name for name, _path, _summary in check.available())
 
 
-@click.group("policy", short_help="List, show and check policies.")
-def command() -> None:
-    """List, show and check policies."""
+command = CommandGroup("policy", help="List, show and check policies.")
 
 
 @command.command("list")

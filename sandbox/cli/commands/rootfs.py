@@ -5,11 +5,9 @@ from __future__ import annotations
 import click
 
 from sandbox.cli import render
+from sandbox.cli.groups import CommandGroup
 
-
-@click.group("rootfs", short_help="Make root file systems.")
-def command() -> None:
-    """Make root file systems."""
+command = CommandGroup("rootfs", help="Make root file systems.")
 
 
 @command.command("from-host", short_help="Make one of this host's own programs.")

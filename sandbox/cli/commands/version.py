@@ -22,10 +22,8 @@ def installed_version() -> str:
         return "unknown"
 
 
-@click.command("version", short_help="Show the version.")
-@click.option("--json", "as_json", is_flag=True, help="Show it as JSON, with Python and kernel.")
-def command(as_json: bool) -> int:
-    """Show the version of sbx."""
+def show_version(*, as_json: bool) -> None:
+    """Print the version, as JSON with what it runs on."""
     version = installed_version()
     if as_json:
         kernel, machine = os.uname().release, os.uname().machine
@@ -33,4 +31,12 @@ def command(as_json: bool) -> int:
         render.show_json({"sbx": version, "python": python, "kernel": kernel, "machine": machine})
     else:
         render.show(f"sbx {version}")
+
+
+@click.command("version", short_help="Show the version.")
+@click.option("--json", "as_json", is_flag=True, help="Show it as JSON, with Python and kernel.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
+def command(as_json: bool) -> int:
+    """Show the version of sbx."""
+    show_version(as_json=as_json)
     return 0

@@ -178,6 +178,9 @@ class Collector:
             return
         if not head.runnable:
             return
+        if head.machine in ("i386", "x32", "arm") and head.machine != self._machine:
+            text = f"{path}: is for {head.machine}, whose system calls seccomp filters refuse"
+            self.inventory.warnings.append(text)
         if head.interpreter:
             self._add_loader(path, elf, complaints)
         loader = head.interpreter or self.interpreters.get(head.family, "")

@@ -62,8 +62,10 @@ _NSSWITCH = (
     "networks: files\nprotocols: files\nservices: files\n"
 )
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+_HOST_FILES = ("/etc/services", "/etc/protocols", "/etc/os-release")
 # C.UTF-8 belongs to no language; without it a UTF-8 name is bytes to most programs.
-_HOST_FILES = ("/etc/services", "/etc/protocols", "/etc/os-release", "/usr/lib/locale/C.utf8")
+_LOCALE = "/usr/lib/locale/C.utf8"
+_COVERED = ("/tmp/", "/run/", "/proc/", "/sys/", "/dev/")  # noqa: S108 - directories inside
 
 
 class Result(Record):
@@ -194,7 +196,10 @@ def _collect(programs: tuple[str, ...], includes: Sequence[tuple[str, str]]) -> 
     else:
         for name in programs:
             collector.add_program(name)
-    inventory.add_if_present(*_HOST_FILES)
+    for path in collector.programs:
+        if path.startswith(_COVERED):
+            inventory.warnings.append(f"{path} will be covered by what a sandbox mounts there")
+    inventory.add_if_present(*_HOST_FILES, *([_LOCALE] if collector.is_glibc else []))
     for source, inside in includes:
         _include(collector, source, inside)
     _add_frame(collector, programs)
@@ -233,7 +238,7 @@ def _add_frame(collector: Collector, programs: tuple[str, ...]) -> None:
     if collector.is_glibc:
         folders = dict.fromkeys([*collector.library_dirs])
         inventory.put_text("/etc/ld.so.conf", "".join(f"{one}\n" for one in folders))
-    names = "\n".join(programs or DEFAULT_PROGRAMS)
+    names = "\n".join(_printable(name) for name in programs or DEFAULT_PROGRAMS)
     inventory.put_text(f"/{MARKER}", f"{_MARKER_TEXT}{names}\n")
 
 

@@ -239,7 +239,7 @@ class Inventory:
 
 
 def _copy_file(entry: Entry, target: str) -> None:
-    shutil.copyfile(entry.source, target, follow_symlinks=False)
+    shutil.copyfile(entry.source, target)
     found = os.stat(entry.source)
     os.chmod(target, entry.mode)
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))

@@ -15,6 +15,7 @@ from sandbox.host import (
     checks_namespaces,
     checks_storage,
     doctor,
+    helpers,
     probe,
     subids,
     userns,
@@ -22,7 +23,7 @@ from sandbox.host import (
 from sandbox.host.attempt import Outcome
 from sandbox.host.doctor import Finding
 
-MODULES = (cgroups, checks_kernel, checks_namespaces, checks_storage, probe, userns)
+MODULES = (cgroups, checks_kernel, checks_namespaces, checks_storage, helpers, probe, userns)
 OK = Outcome(None, "", 0, "")
 
 
@@ -166,10 +167,12 @@ def test_masked_proc(host: Host) -> None:
 
 def test_nested(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userns, "container_signs", lambda: ())
+    assert "only some user ids" in checks_namespaces.check_nested().detail
+    host.files["/proc/self/uid_map"] = "0 0 4294967295"
     assert checks_namespaces.check_nested() == Finding("nested", "ok", "not in a container")
     host.files["/proc/self/status"] = "Seccomp:\t2"
     assert checks_namespaces.check_nested().verdict == "warn"
-    host.files.clear()
+    del host.files["/proc/self/status"]
     monkeypatch.setattr(userns, "container_signs", lambda: ("a sign",))
     assert checks_namespaces.check_nested().verdict == "ok"
 
@@ -328,8 +331,13 @@ def test_tun(host: Host, number: int, fix: str) -> None:
     assert bool(finding.fix) == bool(fix)
 
 
-def test_nftables(host: Host) -> None:
+def test_nftables(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.trials["nftables"] = failed(errno.EOPNOTSUPP, "nftables table")
+    monkeypatch.setattr(os.path, "isdir", lambda _: True)
+    finding = checks_kernel.check_nftables()
+    assert "built without" in finding.detail
+    assert finding.fix == ""
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
     assert checks_kernel.check_nftables().fix == "sudo modprobe nf_tables"
     host.trials["nftables"] = failed(errno.EPERM, "nftables table")
     assert checks_kernel.check_nftables().fix == ""

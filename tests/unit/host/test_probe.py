@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.host import attempt as attempt_module
-from sandbox.host import probe
+from sandbox.host import helpers, probe, userns
 from sandbox.host.attempt import Outcome, attempt
 
 OK = Outcome(None, "", 0, "")
@@ -194,6 +194,21 @@ def test_key_notices_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert len({missing, present, probe.cache_key()}) == 3
 
 
+def test_userns_error_gives_the_reason(
+    state: Path, trials: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del state
+    known = {"/proc/sys/user/max_user_namespaces": "0"}
+    monkeypatch.setattr(
+        userns.explain, "__kwdefaults__", {"read": lambda path: known.get(path, "")}
+    )
+    text = os.strerror(errno.ENOSPC).lower()
+    replace(trials, 0, Outcome(None, "unshare user namespace", errno.ENOSPC, text))
+    assert probe.host_facts().userns_error == (
+        "unshare user namespace: no space left on device (user.max_user_namespaces is 0)"
+    )
+
+
 @pytest.mark.parametrize(
     ("release", "version"),
     [
@@ -237,22 +252,25 @@ def test_proc_error_names_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_helpers_must_be_roots(tmp_path: Path) -> None:
-    assert probe.helper_problem(str(tmp_path / "none")) == "no such file or directory"
-    assert probe.helper_problem(str(tmp_path)) == "is not a regular file of root"
+    assert helpers.helper_problem(str(tmp_path / "none")) == "no such file or directory"
+    assert helpers.helper_problem(str(tmp_path)).startswith("is not a regular file")
     if os.getuid():
         own = tmp_path / "newuidmap"
         own.write_text("")
         own.chmod(0o4755)
-        assert probe.helper_problem(str(own)) == "is not a regular file of root"
-    assert "set-user-ID" in probe.helper_problem("/bin/sh")
+        assert helpers.helper_problem(str(own)).startswith("is not a regular file")
+    assert "set-user-ID" in helpers.helper_problem("/bin/sh")
 
 
 def test_helper_comes_from_a_fixed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "newuidmap").symlink_to("/bin/sh")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert probe.find_helper("newuidmap") in {"", *(f"{f}/newuidmap" for f in probe.HELPER_FOLDERS)}
-    monkeypatch.setattr(probe, "HELPER_FOLDERS", (str(tmp_path),))
-    assert probe.find_helper("newuidmap") == ""
+    assert helpers.find_helper("newuidmap") in {
+        "",
+        *(f"{f}/newuidmap" for f in helpers.HELPER_FOLDERS),
+    }
+    monkeypatch.setattr(helpers, "HELPER_FOLDERS", (str(tmp_path),))
+    assert helpers.find_helper("newuidmap") == ""
 
 
 # ---- the child ----
@@ -310,4 +328,6 @@ def test_start_path_stays_light(state: Path) -> None:
     if not (state / "facts").exists():
         pytest.skip("this host gives nothing to remember: user namespaces fail")
     heavy = {"typing", "enum", "re", "json", "subprocess", "ctypes", "signal", "select", "pwd"}
-    assert not loaded & (heavy | {"sandbox.host.attempt", "sandbox.host.subids"})
+    assert not loaded & (
+        heavy | {"sandbox.host.attempt", "sandbox.host.subids", "sandbox.host.helpers"}
+    )

@@ -47,6 +47,7 @@ def test_files_and_folder_are_private_and_nothing_else_is_left(tmp_path: Path) -
     assert found.name == NAME.hex()
     assert found.stat().st_mode & 0o7777 == 0o600
     assert found.parent.stat().st_mode & 0o7777 == 0o700
+    assert found.parent.parent.stat().st_mode & 0o7777 == 0o700
 
 
 def test_storing_again_replaces(tmp_path: Path) -> None:
