@@ -228,7 +228,10 @@ def capability(value: object) -> str:
 
 def capability_list(value: object) -> tuple[str, ...]:
     """Capabilities in the kernel's order, each once, ALL written out."""
-    names = each(capability)(value)
+    try:
+        names = each(capability)(value)
+    except Bad as error:
+        raise Bad(*error.findings) from None
     return tuple(name for name in CAPABILITIES if name in names or "ALL" in names)
 
 

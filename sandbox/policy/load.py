@@ -205,11 +205,11 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     except RecursionError:
         raise PolicyError(f"cannot read policy {origin}", cause="it is nested too deep") from None
     except ValueError as error:
-        # "Invalid value (at line 3, column 5)", "… (at end of document)"
+        # "Invalid value (at line 3, column 5)" or "… (at end of document)"
         cause, _, place = str(error).rpartition(" (at ")
         line = place.removeprefix("line ").partition(",")[0]
         where = f"{origin}:{line}" if line.isdigit() else origin
-        cause = cause if line.isdigit() else str(error)
+        cause = cause if line.isdigit() else f"{cause or place}, at the end of the file"
         raise PolicyError(
             f"cannot read policy {where}",
             cause=f"{cause[:1].lower()}{cause[1:]}",

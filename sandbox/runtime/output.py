@@ -174,6 +174,7 @@ class Inflow:
         self._source = source if isinstance(source, Endpoint) else None
         self._pending = memoryview(source if isinstance(source, bytes) else b"")
         self._last = b"\n"
+        self._end_typed = False
         if not self._source and not self._pending:
             self._end_of_source()
 
@@ -224,7 +225,7 @@ class Inflow:
             return
         # Typed behind a begun line, the key only hands that line over.
         self._pending = memoryview(b"\x04" if self._last == b"\n" else b"\x04\x04")
-        self._last = b"\x04"
+        self._end_typed = True
 
     def _flush(self) -> None:
         try:
@@ -234,12 +235,11 @@ class Inflow:
         except OSError:  # closed by the payload, or a terminal that hung up
             self.end()
             return
-        typed_end = self._last == b"\x04"
-        if not typed_end and count:
-            self._last = bytes(self._pending[count - 1 : count])
+        self._last = bytes(self._pending[:count][-1:])
         self._pending = self._pending[count:]
-        if not self._pending and not self._source:
-            if typed_end:
-                self.end()
-            else:
-                self._end_of_source()
+        if self._pending or self._source:
+            return
+        if self._end_typed:
+            self.end()
+        else:
+            self._end_of_source()

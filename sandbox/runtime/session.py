@@ -29,6 +29,7 @@ from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
 from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
 from sandbox.runtime.streams import Streams
 from sandbox.runtime.supervise import Outcome, Supervisor
+from sandbox.services.storage import DRIVERS, prepare_nothing, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from sandbox.host.facts import HostFacts
     from sandbox.launcher.events import Event
-    from sandbox.launcher.spawn import Program
+    from sandbox.launcher.spawn import Launched, Program
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.streams import Input, Output
@@ -199,25 +200,28 @@ class _Session:
         """Everything from validation to the report; what was made on the way is gone then."""
         check_task(self._task)
         facts = host_facts()
-        for path in reap_leftovers(facts, _remove_tree):
+        for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
         storage, reason = _storage(self._policy, facts, self._task)
-        if storage != "copy":
+        prepare_root = DRIVERS[storage]
+        if prepare_root is prepare_nothing:
             return self._run(facts, self._task.rootfs, storage, reason)
-        self._tell("copying the root file system", reason)
+        self._tell(f"preparing a {storage} of the root file system", reason)
         workspace = make_workspace()
         try:
-            copied = self._copy(facts, workspace)
-            return self._run(facts, copied, storage, reason)
+            target = f"{workspace.path}/root"
+            for what, cause in prepare_root(self._task.rootfs, target, self._policy, facts):
+                self._tell(what, cause)
+            return self._run(facts, target, storage, reason)
         finally:
-            workspace.close(facts, _remove_tree)
+            self._clean(workspace, facts)
 
-    def _copy(self, facts: HostFacts, workspace: Workspace) -> str:
-        from sandbox.services.storage import prepare_copy
-
-        target = f"{workspace.path}/root"
-        prepare_copy(self._task.rootfs, target, self._policy, facts)
-        return target
+    def _clean(self, workspace: Workspace, facts: HostFacts) -> None:
+        """Remove what was prepared; what stays is said, and tried again by the next run."""
+        try:
+            workspace.close(facts, remove_tree)
+        except SbxError as error:
+            self._tell(error.what, "; ".join(error.problems) or error.cause)
 
     def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Report:
         plan = self._plan = _compile(self._policy, facts, self._task, rootfs, storage)
@@ -236,28 +240,30 @@ class _Session:
         options, process = self._options, self._policy.process
         terminal = self._terminal() if process.tty else None
         inbox = SignalInbox()
-        launched = launch(
-            message,
-            program=options.program,
-            pass_fds=self._task.pass_fds,
-            merge_stderr=options.merge_stderr,
-        )
+        launched: Launched | None = None
         try:
+            if options.forward_signals:
+                inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
+            launched = launch(
+                message,
+                program=options.program,
+                pass_fds=self._task.pass_fds,
+                merge_stderr=options.merge_stderr,
+            )
             self._streams.attach(launched, terminal=process.tty)
             supervisor = Supervisor(
                 launched,
                 self._streams,
                 inbox,
-                timeout_s=process.timeout or 0.0,
+                timeout_s=process.timeout,
                 grace_s=process.grace,
                 terminal=terminal,
                 notice=self._on_event,
             )
-            if options.forward_signals:
-                inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
             return supervisor.run()
         finally:
-            launched.close()
+            if launched:
+                launched.close()
             inbox.close()
 
     def _terminal(self) -> Terminal | None:
@@ -301,9 +307,3 @@ class _Session:
             os.write(2, "".join(f"sbx: {line}\n" for line in lines).encode())
         elif path is not None:
             write_report(report, path)
-
-
-def _remove_tree(path: str, facts: HostFacts) -> None:
-    from sandbox.services.storage import remove_tree
-
-    remove_tree(path, facts)

@@ -69,7 +69,7 @@ def test_cyclic_extends(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text('extends = "./a.toml"\n')
     done = sbx("run", "--policy", tmp_path / "a.toml", rootfs, "true", cwd=tmp_path)
     assert done.returncode in {2, 125}
-    assert "a.toml" in done.stderr
+    assert "extends itself" in done.stderr
     assert "Traceback" not in done.stderr
 
 

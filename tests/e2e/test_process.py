@@ -45,7 +45,8 @@ def test_standard_streams_are_not_the_callers(sbx: Sbx, rootfs: Path, tmp_path: 
             "readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2",
             stdout=log,
         )
-        assert running.wait(30) == 0
+        running.communicate(timeout=30)
+        assert running.returncode == 0
         log.seek(0)
         found = log.read().split("\n")[:-1]
     assert len(found) == 3
@@ -198,7 +199,7 @@ def test_passed_descriptor_and_no_other(sbx: Sbx, rootfs: Path) -> None:
     other, end = os.pipe()
     try:
         os.set_inheritable(writer, True)
-        script = f"echo through >&{writer}; ls /proc/self/fd"
+        script = f"echo through > /dev/fd/{writer}; ls /proc/self/fd"
         done = sbx("run", "--pass-fd", writer, rootfs, "sh", "-c", script, pass_fds=(writer, end))
         assert done.returncode == 0, done.stderr
         assert os.read(reader, 100) == b"through\n"

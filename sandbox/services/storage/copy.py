@@ -45,6 +45,8 @@ class _Walker:
         self._counts = copier.stats.counts
         self._queue = queue
         self._mounts = mount_points(copier.source)
+        found = os.fstat(copier.target)
+        self._target = (found.st_dev, found.st_ino)
         self._waiting: list[Directory] = []
 
     def walk(self) -> None:
@@ -91,9 +93,7 @@ class _Walker:
             for found in entries:
                 name = os.fsencode(found.name)
                 if found.is_dir(follow_symlinks=False):
-                    look = os.stat(name, dir_fd=at, follow_symlinks=False)
-                    os.mkdir(name, 0o700, dir_fd=to)
-                    self._waiting.append(Directory(prefix + name, look))
+                    self._enter(Directory(prefix + name, _look(name, at)), name, to)
                 elif self._mounts and prefix + name in self._mounts:
                     self._counts["mounts_skipped"] += 1
                 else:
@@ -103,6 +103,12 @@ class _Walker:
                         files, others = [], []
         if files or others:
             self._offer(entry, at, to, files, others)
+
+    def _enter(self, entry: Directory, name: bytes, to: int) -> None:
+        if entry.identity == self._target:  # the copy lies inside its source
+            return
+        os.mkdir(name, 0o700, dir_fd=to)
+        self._waiting.append(entry)
 
     def _offer(
         self, entry: Directory, at: int, to: int, files: list[bytes], others: list[bytes]
@@ -116,6 +122,10 @@ class _Walker:
             except BlockingIOError:
                 pass
         self._copier.copy_batch(at, to, entry.path, files, others)
+
+
+def _look(name: bytes, at: int) -> os.stat_result:
+    return os.stat(name, dir_fd=at, follow_symlinks=False)
 
 
 def _copy_packet(copier: EntryCopier, packet: bytes) -> None:

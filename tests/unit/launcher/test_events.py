@@ -21,7 +21,9 @@ def test_a_record_has_the_size_of_the_protocol() -> None:
     errno=st.integers(0, 200),
     status=st.integers(0, 65535),
     maxrss=st.integers(0, 2**40),
-    text=st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=90),
+    text=st.text(
+        st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=90
+    ),
 )
 def test_encode_then_decode(
     kind: int, op: int, errno: int, status: int, maxrss: int, text: str

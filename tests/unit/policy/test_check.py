@@ -153,7 +153,7 @@ def test_shown_values_are_toml_and_build_the_same_policy(name: str) -> None:
         if table in {"mounts", "tmpfs"}:
             data["filesystem"][table].append(parsed)
         elif table == "env":
-            data["process"].setdefault("env", {})[entry] = parsed
+            data.setdefault("process", {}).setdefault("env", {})[entry] = parsed
         elif key != "seccomp.profile":
             data.setdefault(section, {})[rest] = parsed
     again = build_policy([Layer("shown.toml", data, name=name)])
@@ -171,7 +171,7 @@ def test_the_list(folder: Path, home: Path) -> None:
     write_policy(folder / "README.md", "")
     assert available((str(mine), str(folder))) == [
         ("a", str(mine / "a.toml"), "mine"),
-        ("b", str(folder / "b.toml"), "cannot be read: invalid value"),
+        ("b", str(folder / "b.toml"), "cannot be read: invalid value, at the end of the file"),
         ("c", str(folder / "c.toml"), ""),
     ]
 

@@ -144,7 +144,7 @@ def test_extends_of_a_wrong_type(folder: Path) -> None:
         ("a = 1\nb =\n", "a.toml:2", "invalid value"),
         ("a = 1\na = 2\n", "a.toml:2", "cannot overwrite a value"),
         ("[a\n", "a.toml:1", 'expected "]" at the end of a table declaration'),
-        ('a = "', "a.toml", "unterminated string (at end of document)"),
+        ('a = "', "a.toml", "unterminated string, at the end of the file"),
         ("a = " + "[" * 20000, "a.toml", "it is nested too deep"),
     ],
 )

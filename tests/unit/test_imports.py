@@ -1,0 +1,136 @@
+"""Imports go one way, and a plain run imports only what it uses."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sandbox
+
+PACKAGE = Path(sandbox.__file__).parent
+
+# Each room and the rooms that it may import from.
+LEAVES = {"errors", "record"}
+LINUX = LEAVES | {"linux"}
+POLICY = LINUX | {"policy"}
+TABLE = {
+    "errors": {"errors"},
+    "record": {"record"},
+    "linux": LINUX,
+    "policy": POLICY,
+    "host": POLICY | {"host"},
+    "seccomp": POLICY | {"seccomp"},
+    "plan": POLICY | {"host", "seccomp", "plan"},
+    "launcher": POLICY | {"host", "seccomp", "plan", "launcher"},
+    "services": POLICY | {"host", "seccomp", "plan", "launcher", "services"},
+    "runtime": POLICY | {"host", "seccomp", "plan", "launcher", "services", "runtime"},
+}
+TOP = set(TABLE) | {"oci", "cli", ""}
+TABLE |= {"oci": TOP - {"cli"}, "cli": TOP - {"oci"}, "__init__": TOP, "__main__": TOP}
+
+# What starting a sandbox must never import: each costs more than the launcher's whole work.
+HEAVY = {
+    "argparse", "asyncio", "click", "dataclasses", "datetime", "elftools", "enum", "inspect", "json",
+    "logging", "msgspec", "pathlib", "re", "selectors", "shutil", "socket", "subprocess", "tempfile",
+    "threading", "tomllib", "typing", "ctypes", "hashlib", "importlib.metadata", "contextlib",
+}  # fmt: skip
+
+# Modules of ours that a plain run with a warm cache uses, and no others.
+START_PATH = Path(__file__).parent / "start_path.txt"
+
+
+def sources() -> list[Path]:
+    """Every module of the package."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def room(path: Path) -> str:
+    """The room of a file: its first folder below the package, or its own name."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import anywhere in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            if node.module == "sandbox":
+                for alias in node.names:
+                    yield node.lineno, f"sandbox.{alias.name}"
+            elif node.module:
+                yield node.lineno, node.module
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    own = room(path)
+    wrong = []
+    for line, module in imported(path):
+        parts = module.split(".")
+        target = parts[1] if parts[0] == "sandbox" and len(parts) > 1 else ""
+        if target and target not in TABLE[own]:
+            wrong.append(f"{path}:{line}: {own} may not import {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["policy", "plan"])
+def test_the_pure_rooms_touch_nothing(name: str) -> None:
+    refused = {"subprocess", "ctypes", "socket", "tempfile", "shutil"}
+    if name == "plan":
+        refused |= {"tomllib", "fcntl"}
+    for path in sources():
+        if room(path) == name:
+            found = {module.partition(".")[0] for _, module in imported(path)}
+            assert not found & refused, path
+
+
+def run_imports(script: str) -> set[str]:
+    """The modules that are loaded after `script`, in a fresh interpreter without coverage."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{script}\n"
+         "print('MODULES', *sorted(sys.modules))"],
+        capture_output=True, text=True, env=env, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+@pytest.fixture(scope="module")
+def run_modules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The modules of one plain run with warm caches."""
+    home = tmp_path_factory.mktemp("imports")
+    script = f"""
+import os
+os.environ.update(HOME={str(home)!r}, XDG_CACHE_HOME={str(home / "cache")!r}, PATH="/usr/bin:/bin")
+from sandbox.cli.main import main
+def once():
+    return main(["run", "--quiet", "--policy", "strict", {str(home)!r}, "/nothing"])
+"""
+    first = run_imports(script + "once()")
+    assert "sandbox.cli.commands.run" in first
+    return run_imports(script + "once()")
+
+
+def test_a_run_imports_nothing_heavy(run_modules: set[str]) -> None:
+    base = run_imports("")
+    # The command is missing on purpose, so the explanation of that is loaded too.
+    assert not (run_modules - base) & HEAVY
+
+
+def test_the_modules_of_a_run_are_these(run_modules: set[str]) -> None:
+    own = sorted(name for name in run_modules if name.partition(".")[0] == "sandbox")
+    expected = START_PATH.read_text().split()
+    assert own == expected, f"if this is wanted, {START_PATH.name} is to hold: {own}"
+
+
+def test_importing_the_package_is_light() -> None:
+    assert not (run_imports("import sandbox") - run_imports("")) & (HEAVY - {"contextlib"})
