@@ -118,7 +118,7 @@ def _process_limit(policy: Policy) -> list[Step]:
 def _environment(policy: Policy, request: Request) -> tuple[str, ...]:
     """An empty start, then what is known of the account, then names asked for, then values."""
     account = request.account
-    env = {"HOME": account.home or "/", "USER": account.name, "LOGNAME": account.name}
+    env = {"HOME": account.home or "/tmp", "USER": account.name, "LOGNAME": account.name}
     env["SHELL"] = account.shell
     caller = dict(request.env)
     if policy.process.tty:

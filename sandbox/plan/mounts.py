@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.plan.identity import Ids
-    from sandbox.plan.request import Request
+    from sandbox.plan.request import Request, Source
     from sandbox.policy.model import Mount, Policy
 
 SAFE = ops.NOSUID | ops.NODEV
@@ -80,7 +80,7 @@ def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
     return Step(ops.Filesystem("tmpfs", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin)
 
 
-def _dev(policy: Policy, ids: Ids) -> list[Step]:
+def _dev(policy: Policy, request: Request, ids: Ids) -> list[Step]:
     flags = ops.KERNEL_DIRECTORY
     small = ("mode=0755", "size=65536", "nr_inodes=64")
     pts = ["newinstance", "ptmxmode=0666", "mode=0620"]
@@ -101,8 +101,9 @@ def _dev(policy: Policy, ids: Ids) -> list[Step]:
     ]
     if policy.process.tty:
         made.append(ops.Terminal(ids.outer_uid(ids.uid) or 0, tty_gid or 0))
-    made.append(ops.Remount("/dev", ops.RDONLY | ops.NOSUID | ops.NOEXEC))
-    return [Step(op, "sbx") for op in made]
+    sealed = Step(ops.Remount("/dev", ops.RDONLY | ops.NOSUID | ops.NOEXEC), "sbx")
+    named = _volumes(policy, request, devices=True)
+    return [*(Step(op, "sbx") for op in made), *named, sealed]
 
 
 def _tmpfs(policy: Policy) -> list[Step]:
@@ -115,11 +116,10 @@ def _tmpfs(policy: Policy) -> list[Step]:
     return steps
 
 
-def _bind(mount: Mount, request: Request) -> ops.Op | None:
-    source = request.source(mount.source)
-    if source is None:
-        return None
+def _bind(mount: Mount, source: Source) -> ops.Bind:
     attributes = SAFE | (ops.RDONLY if mount.read_only else 0)
+    if stat.S_ISCHR(source.mode):
+        attributes &= ~ops.NODEV
     return ops.Bind(
         source.path,
         source.dev,
@@ -131,10 +131,15 @@ def _bind(mount: Mount, request: Request) -> ops.Op | None:
     )
 
 
-def _volumes(policy: Policy, request: Request) -> list[Step]:
-    origin = policy.origin("filesystem.mounts")
-    bound = (_bind(mount, request) for mount in policy.filesystem.mounts)
-    return [Step(op, origin) for op in bound if op]
+def _volumes(policy: Policy, request: Request, *, devices: bool) -> list[Step]:
+    """The binds into /dev (`devices`), or all others."""
+    steps = []
+    for mount in policy.filesystem.mounts:
+        source = request.source(mount.source)
+        if source and mount.target.startswith("/dev/") == devices:
+            origin = policy.origin(f"filesystem.mounts.{mount.target}")
+            steps.append(Step(_bind(mount, source), origin))
+    return steps
 
 
 def _own_files(policy: Policy) -> list[Step]:
@@ -164,14 +169,14 @@ def mount_steps(
     lost: list[Degradation] = []
     size = (files.size or 256 << 20) + STAGE_SPARE
     inodes = (files.inodes or 32768) + STAGE_SPARE_INODES
-    inside = [_proc(policy, facts, lost), *_dev(policy, ids)]
+    inside = [_proc(policy, facts, lost), *_dev(policy, request, ids)]
     if files.sys == "read-only":
         op = ops.Filesystem("sysfs", "/sys", SAFE | ops.NOEXEC | ops.RDONLY, 1, ())
         if policy.network.mode == "host":
             lost.append(Degradation("sys", "/sys", "sysfs belongs to the host's network namespace"))
         else:
             inside.append(Step(op, policy.origin("filesystem.sys")))
-    inside += sorted(_tmpfs(policy) + _volumes(policy, request), key=_depth)
+    inside += sorted(_tmpfs(policy) + _volumes(policy, request, devices=False), key=_depth)
     inside += _own_files(policy)
     inside += _covers(policy)
     inside += [Step(ops.Mask(path), "sbx") for path in request.hidden]

@@ -98,12 +98,10 @@ def _rlimit(limit: Rlimit, caller: dict[str, int | None]) -> ops.SetRlimit:
 
 
 def _capabilities(policy: Policy, ids: Ids) -> int:
-    """A payload that is not user 0 loses its capabilities at exec: it keeps what is asked by
-    flag, and nothing of what the policy lists for user 0."""
-    origin = policy.origin("capabilities.keep")
-    if ids.uid != 0 and not origin.startswith("--"):
-        return 0
-    return capability_mask(policy.capabilities.keep)
+    """What the policy lists is for user 0; others have what was added by name, and lose even
+    that at their first exec: no ambient set is raised (capabilities(7))."""
+    kept = policy.capabilities.keep if ids.uid == 0 else policy.capabilities.add
+    return capability_mask(kept)
 
 
 def security_steps(

@@ -18,12 +18,13 @@ class CommandFailed(SbxError, CalledProcessError):
     """
 
     def __init__(self, what: str, *, result: Result) -> None:
-        SbxError.__init__(self, what)
+        # Not SbxError.__init__: the next one after it takes other arguments.
+        CalledProcessError.__init__(
+            self, result.returncode, result.args, result.stdout, result.stderr
+        )
+        self.args = (what,)
+        self.what, self.cause, self.hint, self.problems = what, "", "", ()
         self.result = result
-        self.returncode = result.returncode
-        self.cmd = result.args
-        self.output = result.stdout
-        self.stderr = result.stderr
         self.exit_code = result.report.exit_code
 
     __str__ = SbxError.__str__

@@ -76,7 +76,8 @@ def test_cyclic_extends(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
 def test_all_problems_of_a_policy_at_once(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
     policy = tmp_path / "bad.toml"
     policy.write_text(
-        'extends = "strict"\nnonsense = 1\n[process]\ntimeout = "soon"\n[network]\nmode = "nat"\n[filesystem]\nsize = "many"\n'
+        'extends = "strict"\nnonsense = 1\n[process]\ntimeout = "soon"\n'
+        '[network]\nmode = "nat"\n[filesystem]\nsize = "many"\n'
     )
     done = sbx("run", "--policy", policy, rootfs, "true")
     assert done.returncode in {2, 125}

@@ -66,7 +66,7 @@ def test_doctor(sbx: Sbx) -> None:
     json.loads(found.stdout)
 
 
-def test_python_interface(sbx: Sbx, rootfs: Path) -> None:
+def test_python_interface(rootfs: Path) -> None:
     import sandbox
 
     assert "run" in getattr(sandbox, "__all__", ())

@@ -2,14 +2,17 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import sandbox
+from sandbox.linux.paths import native, policies_dir
 
 PACKAGE = Path(sandbox.__file__).parent
 
@@ -29,15 +32,31 @@ TABLE = {
     "services": POLICY | {"host", "seccomp", "plan", "launcher", "services"},
     "runtime": POLICY | {"host", "seccomp", "plan", "launcher", "services", "runtime"},
 }
-TOP = set(TABLE) | {"oci", "cli", ""}
-TABLE |= {"oci": TOP - {"cli"}, "cli": TOP - {"oci"}, "__init__": TOP, "__main__": TOP}
+BELOW = set(TABLE)
+TABLE |= {"oci": BELOW | {"oci"}, "cli": BELOW | {"oci", "cli"}, "api": BELOW | {"oci", "api"}}
+TABLE |= {"__init__": {*BELOW, "api"}, "__main__": {"cli"}}
+
+# Exceptions, each with its reason: (file, room).
+ALLOWED = {
+    ("runtime/failed.py", "api"),  # only the type of the result that the error carries
+}
 
 # What starting a sandbox must never import: each costs more than the launcher's whole work.
 HEAVY = {
-    "argparse", "asyncio", "click", "dataclasses", "datetime", "elftools", "enum", "inspect", "json",
-    "logging", "msgspec", "pathlib", "re", "selectors", "shutil", "socket", "subprocess", "tempfile",
-    "threading", "tomllib", "typing", "ctypes", "hashlib", "importlib.metadata", "contextlib",
-}  # fmt: skip
+    *(
+        "argparse",
+        "asyncio",
+        "click",
+        "contextlib",
+        "ctypes",
+        "dataclasses",
+        "datetime",
+        "elftools",
+    ),
+    *("enum", "hashlib", "importlib.metadata", "inspect", "json", "logging", "msgspec", "pathlib"),
+    *("re", "selectors", "shutil", "socket", "subprocess", "tempfile", "threading", "tomllib"),
+    "typing",
+}
 
 # Modules of ours that a plain run with a warm cache uses, and no others.
 START_PATH = Path(__file__).parent / "start_path.txt"
@@ -76,7 +95,9 @@ def test_imports_go_one_way(path: Path) -> None:
     for line, module in imported(path):
         parts = module.split(".")
         target = parts[1] if parts[0] == "sandbox" and len(parts) > 1 else ""
-        if target and target not in TABLE[own]:
+        if not target or (str(path.relative_to(PACKAGE)), target) in ALLOWED:
+            continue
+        if target not in TABLE[own]:
             wrong.append(f"{path}:{line}: {own} may not import {module}")
     assert not wrong, "\n".join(wrong)
 
@@ -95,11 +116,12 @@ def test_the_pure_rooms_touch_nothing(name: str) -> None:
 def run_imports(script: str) -> set[str]:
     """The modules that are loaded after `script`, in a fresh interpreter without coverage."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{script}\n"
-         "print('MODULES', *sorted(sys.modules))"],
-        capture_output=True, text=True, env=env, timeout=60, check=False,
-    )  # fmt: skip
+    whole = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{script}\n"
+        "print('MODULES', *sorted(sys.modules))"
+    )
+    command = [sys.executable, "-I", "-S", "-c", whole]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("MODULES")[2].split())
 
@@ -108,22 +130,29 @@ def run_imports(script: str) -> set[str]:
 def run_modules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The modules of one plain run with warm caches."""
     home = tmp_path_factory.mktemp("imports")
+    (home / "bin").mkdir()
+    shutil.copy(native("sbx-idmap"), home / "bin" / "payload")  # any static program will do
     script = f"""
 import os
 os.environ.update(HOME={str(home)!r}, XDG_CACHE_HOME={str(home / "cache")!r}, PATH="/usr/bin:/bin")
 from sandbox.cli.main import main
 def once():
-    return main(["run", "--quiet", "--policy", "strict", {str(home)!r}, "/nothing"])
+    return main(["run", "--quiet", "--policy", "strict", {str(home)!r}, "/bin/payload"])
 """
     first = run_imports(script + "once()")
     assert "sandbox.cli.commands.run" in first
+    # A policy file that has only just been installed is not cached: it may change again unseen.
+    newest = max(path.stat().st_ctime for path in Path(policies_dir()).glob("*.toml"))
+    while time.time() < newest + 2:
+        time.sleep(0.05)
+    run_imports(script + "once()")
     return run_imports(script + "once()")
 
 
 def test_a_run_imports_nothing_heavy(run_modules: set[str]) -> None:
     base = run_imports("")
-    # The command is missing on purpose, so the explanation of that is loaded too.
-    assert not (run_modules - base) & HEAVY
+    heavy = (run_modules - base) & HEAVY
+    assert not heavy
 
 
 def test_the_modules_of_a_run_are_these(run_modules: set[str]) -> None:
@@ -133,4 +162,5 @@ def test_the_modules_of_a_run_are_these(run_modules: set[str]) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    assert not (run_imports("import sandbox") - run_imports("")) & (HEAVY - {"contextlib"})
+    heavy = (run_imports("import sandbox") - run_imports("")) & HEAVY
+    assert not heavy

@@ -234,10 +234,11 @@ def _open_target(target: bytes) -> int:
     os.mkdir(target, 0o700)
     opened = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     # The set-group-id bit or a default ACL of the parent would go down to every file.
+    for name in os.listxattr(opened):
+        if name.startswith("system.posix_acl_"):
+            os.removexattr(opened, name)
     os.fchown(opened, os.geteuid(), os.getegid())
     os.fchmod(opened, 0o700)
-    if "system.posix_acl_default" in os.listxattr(opened):
-        os.removexattr(opened, "system.posix_acl_default")
     return opened
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import HostError
@@ -59,9 +60,7 @@ def test_blank_lines_and_comments_are_silent() -> None:
 def test_malformed_lines_are_named_and_skipped(line: str) -> None:
     found = parse(f"{line}\nana:100000:5\n")
     assert found.ranges == ((100000, 5),)
-    assert found.problems == (
-        f"/etc/subuid:1: expected NAME:START:COUNT, found {line!r}",
-    )
+    assert found.problems == (f"/etc/subuid:1: expected NAME:START:COUNT, found {line!r}",)
 
 
 def test_equal_lines_count_once_and_empty_ones_not() -> None:
@@ -162,7 +161,7 @@ def check_bijective(extents: Extents) -> None:
     """No number twice on either side, nothing empty or out of range, and the kernel's limits."""
     for side in (0, 1):
         spans = sorted((extent[side], extent[side] + extent[2]) for extent in extents)
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
         assert spans[-1][1] <= ID_LIMIT
     assert all(count > 0 for _, _, count in extents)
     assert len(extents) <= MAX_EXTENTS
@@ -186,6 +185,7 @@ def within(outside: Extents, inner: Extents) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(ranges(), st.integers(1, 200000))
 def test_range_map(given_ranges: tuple[tuple[int, int], ...], want: int) -> None:
     extents = range_map(1000, given_ranges, want)
@@ -198,6 +198,7 @@ def test_range_map(given_ranges: tuple[tuple[int, int], ...], want: int) -> None
         assert lookup(extents, 1) == given_ranges[0][0]
 
 
+@settings(deadline=None)
 @given(ranges(), st.integers(0, 100000), st.integers(1, 200000))
 def test_keep_id_map(given_ranges: tuple[tuple[int, int], ...], n: int, want: int) -> None:
     extents = keep_id_map(1000, n, given_ranges, want)
@@ -210,6 +211,7 @@ def test_keep_id_map(given_ranges: tuple[tuple[int, int], ...], n: int, want: in
     assert others == 0 or lookup(extents, top + 1) is None or top + 1 == n
 
 
+@settings(deadline=None)
 @given(ranges(), st.integers(0, 100000), st.sampled_from(("range", "keep-id", "single")))
 def test_inner_map(given_ranges: tuple[tuple[int, int], ...], n: int, kind: str) -> None:
     outer = range_map(1000, given_ranges)
@@ -220,6 +222,7 @@ def test_inner_map(given_ranges: tuple[tuple[int, int], ...], n: int, kind: str)
     assert total(extents) == (1 if kind == "single" else total(outer))
 
 
+@settings(deadline=None)
 @given(ranges(), st.integers(0, 100000), st.sampled_from(("range", "keep-id", "single")))
 def test_inner_after_outer_is_the_direct_map(
     given_ranges: tuple[tuple[int, int], ...], n: int, kind: str
@@ -232,6 +235,7 @@ def test_inner_after_outer_is_the_direct_map(
         assert (None if through is None else lookup(outer, through)) == lookup(direct, number)
 
 
+@settings(deadline=None)
 @given(ranges(), st.integers(0, 70000), st.integers(0, 100000))
 def test_without_inside(given_ranges: tuple[tuple[int, int], ...], n: int, hole: int) -> None:
     before = keep_id_map(1000, n, given_ranges)

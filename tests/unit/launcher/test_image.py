@@ -74,7 +74,7 @@ def test_a_kernel_without_the_newer_flags_is_asked_again(monkeypatch: pytest.Mon
 
 
 def test_a_refusal_names_the_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, flags: int) -> int:
+    def refuse(_name: str, _flags: int) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os, "memfd_create", refuse)

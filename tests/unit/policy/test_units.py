@@ -136,4 +136,5 @@ def test_quoted_values_are_short_and_in_tomls_words() -> None:
     assert len(quote("a" * 1000)) < 100
     assert quote(True) == "true"
     assert quote(10**5000) == "a huge number"
-    assert [quote(v) for v in (None, [], {}, b"")] == ["nothing", "a list", "a table", "a bytes"]
+    values: tuple[object, ...] = (None, [], {}, b"")
+    assert [quote(shown) for shown in values] == ["nothing", "a list", "a table", "a bytes"]

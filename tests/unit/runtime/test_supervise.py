@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +22,8 @@ from sandbox.runtime.signals import CAUGHT, SignalInbox
 from sandbox.runtime.streams import Streams
 from sandbox.runtime.supervise import Outcome, Supervisor
 
-Step = Sequence[str | int | float]
-Steps = Sequence[Step]
-START: list[Step] = [["started"], ["running"]]
+Steps = Sequence[Any]
+START: list[Any] = [["started"], ["running"]]
 
 
 class Run:
@@ -147,7 +148,11 @@ def test_a_killed_launcher_is_told_from_a_killed_payload() -> None:
 
 
 def test_errors_and_warnings_are_kept() -> None:
-    steps = [["warning", 3, errno.EPERM, "w"], ["error", 4, 5, errno.ENOENT, "/x"], ["exit", 125]]
+    steps: Steps = [
+        ["warning", 3, errno.EPERM, "w"],
+        ["error", 4, 5, errno.ENOENT, "/x"],
+        ["exit", 125],
+    ]
     outcome = Run(steps).outcome
     assert [event.text for event in outcome.warnings] == ["w"]
     assert [(e.op, e.errno, e.text) for e in outcome.errors] == [(5, errno.ENOENT, "/x")]
@@ -234,7 +239,8 @@ def test_stopping_stops_the_payload_and_going_on_goes_on() -> None:
     steps = [*START, ["order", signal.SIGSTOP], ["order", signal.SIGCONT], *fake.success()[3:]]
     waker = os.fork()
     if waker == 0:  # wakes its parent as a shell's `fg` does
-        while open(f"/proc/{os.getppid()}/stat").read().split(")")[1].split()[0] != "T":
+        state = Path(f"/proc/{os.getppid()}/stat")
+        while state.read_text().split(")")[1].split()[0] != "T":
             time.sleep(0.01)
         os.kill(os.getppid(), signal.SIGCONT)
         os._exit(0)

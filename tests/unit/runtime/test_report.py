@@ -1,0 +1,174 @@
+"""The report: reasons, codes, its forms, and how it is written."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.errors import SbxError, SetupError
+from sandbox.launcher import events
+from sandbox.launcher.events import Event
+from sandbox.plan.request import Degradation
+from sandbox.runtime.report import REASONS, Report, StatusLines, conclude, write_report
+from sandbox.runtime.supervise import Outcome
+
+
+def outcome(**changes: Any) -> Outcome:
+    base = Outcome(None, None, None, None, (), (), 0, False, False, 0.0)
+    return base.replace(**changes)
+
+
+def exited(status: int) -> Event:
+    return Event(events.EXITED, status=status)
+
+
+def done(status: int) -> Event:
+    return Event(events.DONE, status=status)
+
+
+REPORT = Report(
+    name="box",
+    reason="exited",
+    exit_code=3,
+    code=3,
+    signal=None,
+    wall_s=1.25,
+    cpu_user_s=0.5,
+    cpu_system_s=0.25,
+    peak_rss_bytes=3 << 20,
+    output_bytes=10,
+    output_dropped_bytes=0,
+    layers=("user namespace", "seccomp"),
+    degradations=(Degradation("time", "own clocks", "no time namespaces"),),
+    storage="overlay",
+    storage_reason="",
+    network="none",
+    policy="strict",
+    identity="range",
+    pid=77,
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "has_init", "reason"),
+    [
+        (outcome(exited=exited(0)), True, "exited"),
+        (outcome(exited=exited(9)), True, "signalled"),
+        (outcome(exited=exited(signal.SIGSYS)), True, "policy-killed"),
+        (outcome(exited=exited(signal.SIGSYS | 0x80)), True, "policy-killed"),
+        (outcome(exited=exited(0), timed_out=True), True, "timeout"),
+        (outcome(timed_out=True, killed=True), True, "timeout"),
+        (outcome(done=done(9), killed=True), True, "signalled"),
+        (outcome(done=done(9)), True, "launcher-killed"),
+        (outcome(), True, "launcher-killed"),
+        (outcome(done=done(5 << 8)), False, "exited"),
+        (outcome(done=done(9)), False, "signalled"),
+    ],
+)
+def test_reasons(found: Outcome, has_init: bool, reason: str) -> None:
+    assert conclude(found, dropped=False, has_init=has_init)[0] == reason
+    assert reason in REASONS
+
+
+def test_dropped_output_is_a_reason_that_keeps_the_status() -> None:
+    found = conclude(outcome(exited=exited(4 << 8)), dropped=True, has_init=True)
+    assert found == ("output-limit", 4 << 8)
+
+
+def test_json_has_its_schema_and_every_field() -> None:
+    read = json.loads(REPORT.replace(signal=9, code=None).to_json())
+    assert read["schema"] == "sbx.report/1"
+    assert read["signal_name"] == "SIGKILL"
+    assert read["degradations"] == [
+        {"layer": "time", "lost": "own clocks", "cause": "no time namespaces"}
+    ]
+    assert set(read) == {"schema", "signal_name", *dict(REPORT)}
+
+
+def test_an_error_is_in_the_json() -> None:
+    failed = REPORT.replace(error=SetupError("no", cause="why", errno=1), reason="setup-failed")
+    assert json.loads(failed.to_json())["error"]["cause"] == "why"
+    assert failed.people()[0] == "result  setup-failed: no"
+
+
+def test_a_few_aligned_lines() -> None:
+    assert REPORT.people() == [
+        "result  exited: exit code 3",
+        "used    1.25 s wall, 0.75 s cpu, 3.0 MiB peak, 10 bytes of output",
+        "under   policy strict, overlay storage, network none, range ids",
+        "layers  user namespace, seccomp",
+        "lost    own clocks (no time namespaces)",
+    ]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    write_report(REPORT, str(path))
+    assert json.loads(path.read_text())["name"] == "box"
+    assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("keep")
+    path = tmp_path / "report.json"
+    path.symlink_to("victim")
+    write_report(REPORT, str(path))
+    assert (tmp_path / "victim").read_text() == "keep"
+    assert not path.is_symlink()
+
+
+def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SbxError, match="cannot write the report"):
+        write_report(REPORT, str(tmp_path / "missing" / "report.json"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SbxError):
+        write_report(REPORT, str(tmp_path / "folder"))
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+# ---- status lines ---------------------------------------------------------------------------
+
+
+def test_each_event_is_a_line() -> None:
+    reading, writing = os.pipe()
+    lines = StatusLines(writing)
+    lines.send("started", pid=5)
+    lines.send("running")
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        assert [json.loads(line) for line in file] == [
+            {"event": "started", "pid": 5},
+            {"event": "running"},
+        ]
+
+
+def test_a_reader_that_does_not_read_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.runtime.report._STATUS_WAIT_S", 0.05)
+    reading, writing = os.pipe()
+    size = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    StatusLines(writing).send("exited", text="x" * size * 3)
+    assert os.get_blocking(writing)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    lines = StatusLines(writing)
+    lines.send("started")
+    lines.send("running")
+    os.close(writing)
+
+
+def test_no_descriptor_is_no_line() -> None:
+    StatusLines(None).send("started")

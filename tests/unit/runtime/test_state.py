@@ -1,0 +1,86 @@
+"""Folders of runs: there while the run lives, gone afterwards, however it ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.errors import SbxError
+from sandbox.runtime.state import make_workspace, reap_leftovers, runs_dir
+
+ROOT = Path(__file__).parents[3]
+FACTS: Any = None  # handed through to `remove`
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def remove(path: str, _facts: object) -> None:
+    shutil.rmtree(path)
+
+
+def leave_behind() -> str:
+    """The folder of a process that was killed."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from sandbox.runtime.state import make_workspace
+print(make_workspace().path, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout.strip()
+
+
+def test_a_folder_of_our_own_that_goes() -> None:
+    workspace = make_workspace()
+    assert stat.S_IMODE(os.stat(workspace.path).st_mode) == 0o700
+    assert os.path.dirname(workspace.path) == runs_dir()
+    workspace.close(FACTS, remove)
+    assert not os.path.exists(workspace.path)
+
+
+def test_the_living_are_left_alone_and_the_dead_removed() -> None:
+    living = make_workspace()
+    dead = leave_behind()
+    assert os.path.isdir(dead)
+    assert reap_leftovers(FACTS, remove) == [dead]
+    assert not os.path.exists(dead)
+    assert os.path.isdir(living.path)
+    assert reap_leftovers(FACTS, remove) == []
+    living.close(FACTS, remove)
+
+
+def test_what_cannot_be_removed_is_tried_again() -> None:
+    dead = leave_behind()
+
+    def fail(path: str, _facts: object) -> None:
+        raise SbxError(f"cannot remove {path}")
+
+    assert reap_leftovers(FACTS, fail) == []
+    assert reap_leftovers(FACTS, remove) == [dead]
+
+
+def test_no_run_ever_is_nothing_to_do(cache: Path) -> None:
+    assert reap_leftovers(FACTS, remove) == []
+    assert list(cache.iterdir()) == []
+
+
+def test_a_folder_of_somebody_else_is_refused(cache: Path) -> None:
+    (cache / "elsewhere").mkdir()
+    (cache / "sbx").mkdir(mode=0o700)
+    (cache / "sbx/runs").symlink_to(cache / "elsewhere")
+    with pytest.raises(SbxError, match="cannot trust"):
+        make_workspace()

@@ -1,0 +1,223 @@
+"""The public face: names, import cost, likeness to subprocess.run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+from sandbox.runtime import session
+from sandbox.runtime.report import Report
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {
+    "argparse", "asyncio", "click", "contextlib", "dataclasses", "datetime", "enum", "inspect",
+    "json", "logging", "msgspec", "pathlib", "re", "selectors", "shutil", "socket", "subprocess",
+    "tempfile", "threading", "tomllib", "typing",
+}  # fmt: skip
+
+REPORT = Report(
+    "box", "exited", 0, 0, None, 0.0, 0.0, 0.0, 0, 0, 0, (), (), "overlay", "", "none", "strict",
+    "range", 7,
+)  # fmt: skip
+
+
+class Played:
+    """Stands in for run_session: notes what it was called with, writes, reports."""
+
+    def __init__(self) -> None:
+        self.report = REPORT
+        self.out, self.err = b"out\r\n", b"err"
+        self.policy: Any = None
+        self.task: Any = None
+        self.options: Any = None
+
+    def __call__(self, policy: Any, task: Any, options: Any) -> Report:
+        self.policy, self.task, self.options = policy, task, options
+        for target, data in ((options.stdout, self.out), (options.stderr, self.err)):
+            if isinstance(target, bytearray):
+                target += data
+        return self.report
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    stage = Played()
+    monkeypatch.setattr(session, "run_session", stage)
+    return stage
+
+
+def run(*argv: str, **options: Any) -> sandbox.Result:
+    return sandbox.run(argv or ["true"], rootfs="/srv", **options)
+
+
+# ---- the module -----------------------------------------------------------------------------
+
+
+def test_all_is_exact() -> None:
+    for name in sandbox.__all__:
+        assert getattr(sandbox, name) is not None
+    assert set(sandbox.__all__) <= set(dir(sandbox))
+    public = {name for name in vars(sandbox) if not name.startswith("_")}
+    rooms = {name.split(".")[1] for name in sys.modules if name.startswith("sandbox.")}
+    assert public - rooms - {"annotations", "TYPE_CHECKING"} == set()
+    with pytest.raises(AttributeError, match="nothing"):
+        sandbox.nothing  # noqa: B018
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_import_brings_nothing_along() -> None:
+    assert loaded_by("import sandbox") - loaded_by("pass") <= {"sandbox", "__future__"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sandbox.api", "sandbox.launcher.spawn", "sandbox.runtime.session", "sandbox.runtime.report"],
+)
+def test_the_start_path_is_light(module: str) -> None:
+    assert loaded_by(f"import {module}") & HEAVY == set()
+
+
+# ---- run ------------------------------------------------------------------------------------
+
+
+def test_captured_bytes_and_text(played: Played) -> None:
+    result = run(capture_output=True)
+    assert (result.stdout, result.stderr, result.returncode) == (b"out\r\n", b"err", 0)
+    assert result.args == ("true",)
+    assert result.report is played.report
+    text = run(capture_output=True, text=True)
+    assert (text.stdout, text.stderr) == ("out\n", "err")
+    assert run(stdout=sandbox.PIPE, encoding="utf-16", errors="replace").stderr is None
+
+
+def test_streams_by_name(played: Played, tmp_path: Path) -> None:
+    run()
+    assert (played.options.stdin, played.options.stdout, played.options.stderr) == (None, 1, 2)
+    with open(tmp_path / "file", "w+b") as file:
+        run(stdin=file, stdout=file, stderr=sandbox.DEVNULL)
+        fd = file.fileno()
+    assert (played.options.stdin, played.options.stdout, played.options.stderr) == (fd, fd, None)
+    run(stdin=sandbox.DEVNULL, stdout=5, stderr=sandbox.STDOUT)
+    assert (played.options.stdin, played.options.stdout) == (None, 5)
+    assert played.options.merge_stderr
+
+
+def test_names_are_those_of_subprocess() -> None:
+    for name in ("PIPE", "STDOUT", "DEVNULL"):
+        assert getattr(sandbox, name) == getattr(subprocess, name)
+
+
+def test_input(played: Played) -> None:
+    run(input=b"x")
+    assert played.options.stdin == b"x"
+    run(input="ä", encoding="utf-8")
+    assert played.options.stdin == "ä".encode()
+
+
+def test_arguments_become_the_last_layer_of_the_policy(played: Played) -> None:
+    mount = sandbox.Mount(".", "/src", read_only=True)
+    run(
+        policy="default",
+        timeout=1.5,
+        env={"A": "b"},
+        cwd="/src",
+        user=1000,
+        mounts=[mount],
+        network="host",
+        name="box",
+    )
+    policy = played.policy
+    assert policy.process.timeout == 1.5
+    assert dict(policy.process.env)["A"] == "b"
+    assert policy.process.cwd == "/src"
+    assert policy.identity.user == 1000
+    assert mount.replace(source=os.getcwd()) in policy.filesystem.mounts
+    assert policy.network.mode == "host"
+    assert policy.origin("process.timeout") == "sandbox.run"
+    assert (played.task.name, played.task.rootfs) == ("box", "/srv")
+    assert not played.options.forward_signals
+
+
+def test_paths_are_taken(played: Played, tmp_path: Path) -> None:
+    sandbox.run([Path("/bin/true")], rootfs=tmp_path)
+    assert (played.task.argv, played.task.rootfs) == (("/bin/true",), str(tmp_path))
+
+
+def test_a_signal_is_a_negative_code(played: Played) -> None:
+    played.report = REPORT.replace(reason="signalled", code=None, signal=9, exit_code=137)
+    assert run().returncode == -signal.SIGKILL
+    played.report = REPORT.replace(reason="launcher-killed", code=None, exit_code=137)
+    assert run().returncode == -signal.SIGKILL
+
+
+def test_check_raises_what_subprocess_would(played: Played) -> None:
+    played.report = REPORT.replace(code=3, exit_code=3)
+    with pytest.raises(sandbox.CommandFailed) as caught:
+        run("tool", capture_output=True, check=True)
+    error = caught.value
+    assert isinstance(error, subprocess.CalledProcessError)
+    assert isinstance(error, sandbox.SbxError)
+    assert (error.returncode, error.cmd, error.stdout) == (3, ("tool",), b"out\r\n")
+    assert (error.output, error.stderr, error.exit_code) == (b"out\r\n", b"err", 3)
+    assert str(error) == "'tool' failed with exit code 3"
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert again.result == error.result
+    played.report = REPORT
+    assert run(check=True).returncode == 0
+
+
+def test_a_time_limit_carries_what_there_was(played: Played) -> None:
+    played.report = REPORT.replace(reason="timeout", code=None, signal=15, exit_code=124)
+    with pytest.raises(sandbox.TimeoutExpired) as caught:
+        run("tool", capture_output=True)
+    assert isinstance(caught.value, TimeoutError)
+    assert isinstance(caught.value.result, sandbox.Result)
+    assert caught.value.result.stdout == b"out\r\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input": b"x", "stdin": 0},
+        {"capture_output": True, "stdout": sandbox.PIPE},
+        {"capture_output": True, "stderr": sandbox.PIPE},
+        {"stdout": sandbox.STDOUT},
+        {"input": "text without text=True"},
+    ],
+)
+def test_contradictions_are_value_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        run(**options)
+
+
+def test_a_string_is_no_command() -> None:
+    with pytest.raises(sandbox.UsageError, match="list of words"):
+        sandbox.run("ls -l", rootfs="/srv")
+
+
+def test_an_unknown_policy_and_wrong_values_are_policy_errors() -> None:
+    with pytest.raises(sandbox.PolicyError):
+        run(policy="nonexistent")
+    with pytest.raises(sandbox.PolicyError) as caught:
+        run(cwd="relative", network="bogus")
+    assert len(caught.value.problems) == 2
