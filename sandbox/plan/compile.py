@@ -65,17 +65,21 @@ def _id_map(ids: Ids, facts: HostFacts) -> ops.IdMap:
     )
 
 
-def _kernel_settings(policy: Policy) -> list[Step]:
-    """Settings of the new namespaces, written while the outer namespace's root is still us."""
+def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
+    """Settings of the new namespaces, written while the outer namespace's root is still us.
+
+    Without a fresh procfs the outer sandbox's may be read-only: what fails then is warned.
+    """
+    optional = int(bool(facts.proc_error))
     steps = [Step(ops.ProcWrite("self/oom_score_adj", OOM_SCORE, 1), "sbx")]
     for name, value in policy.sysctls:
         if name.startswith("net.") and policy.network.mode == "host":
             continue
         path = f"sys/{name.replace('.', '/')}"
-        steps.append(Step(ops.ProcWrite(path, value, 0), policy.origin(f"sysctls.{name}")))
+        steps.append(Step(ops.ProcWrite(path, value, optional), policy.origin(f"sysctls.{name}")))
     if not policy.namespaces.nested:
         # ucount of the outer namespace: the payload's own user namespace is the one.
-        write = ops.ProcWrite("sys/user/max_user_namespaces", "1", 0)
+        write = ops.ProcWrite("sys/user/max_user_namespaces", "1", optional)
         steps.append(Step(write, policy.origin("namespaces.nested")))
     return steps
 
@@ -173,7 +177,7 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         *mounts,
         Step(ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")),
         *_network(policy, lost),
-        *_kernel_settings(policy),
+        *_kernel_settings(policy, facts),
         *_time(policy, facts, lost),
         Step(ops.Pivot(), "sbx"),
         *_process_limit(policy),

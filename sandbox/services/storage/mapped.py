@@ -44,12 +44,21 @@ def _overflow(kind: str) -> int:
         return 65534
 
 
+def _whole(kind: str) -> Extents:
+    """Every id of the present namespace as itself."""
+    with open(f"/proc/self/{kind}_map", "rb") as file:
+        lines = [line.split() for line in file]
+    return tuple((int(inside), int(inside), int(count)) for inside, _, count in lines)
+
+
 def maps(facts: HostFacts, *, single: bool) -> tuple[Extents, Extents]:
     """The user and group map: the caller as 0, and all its subordinate ids unless `single`.
 
-    The kernel's overflow ids are left out, so that a file that shows one has an owner without
-    a number in the map.
+    Root has rights over all files, so it gets all ids there are. For others, the kernel's
+    overflow ids are left out, so that a file that shows one has an owner without a number.
     """
+    if facts.uid == 0:
+        return _whole("uid"), _whole("gid")
     if single or not (facts.subuids and facts.subgids and facts.newuidmap and facts.newgidmap):
         return single_map(facts.uid, 0), single_map(facts.gid, 0)
     # All of the ranges, as sandboxes with other maps may have used any part of them.
@@ -64,8 +73,6 @@ def _argv(module: str, arguments: tuple[str, ...], facts: HostFacts, single: boo
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
     python = sys.executable or "/usr/bin/python3"
     program = [python, "-I", "-S", "-c", _START.format(module=module), package, *arguments]
-    if facts.uid == 0:
-        return program  # has every right over every file as it is
     uids, gids = maps(facts, single=single)
     argv = [native("sbx-idmap"), "--parent", str(os.getpid())]
     for option, extents in (("--uid", uids), ("--gid", gids)):
@@ -98,9 +105,9 @@ def _collect(pid: int, output: int) -> tuple[int, bytes]:
 def run_mapped(module: str, *arguments: str, facts: HostFacts, single: bool = False) -> Done:
     """Run `main(arguments)` of a sibling module as root of a fresh user namespace.
 
-    With `single`, or without subordinate ids, only the caller's own id has a number there. For
-    the host's root it is a plain process. Everything that was started has ended on return,
-    also when this function is left by an exception. Raises SbxError when it cannot start.
+    With `single`, or without subordinate ids, only the caller's own id has a number there.
+    Everything that was started has ended on return, also when this function is left by an
+    exception, and ends when this process is killed. Raises SbxError when it cannot start.
     """
     argv = _argv(module, arguments, facts, single)
     reading, writing = os.pipe2(os.O_CLOEXEC)

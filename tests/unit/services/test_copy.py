@@ -23,6 +23,9 @@ from tests.support import trees
 
 IS_ROOT = os.geteuid() == 0
 
+# The copy forks where it is alone in its process; here a watchdog thread of pytest runs beside it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 
 def without_dropped(description: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What a copy keeps: all but overlay's marks."""
