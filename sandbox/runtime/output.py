@@ -5,12 +5,10 @@ Owns how bytes move, and what happens when one side is slow, dead, or writes too
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
 import os
 import select
-import termios
 
 from sandbox.runtime.endpoint import CHUNK_BYTES, Endpoint
 
@@ -46,16 +44,8 @@ class Outflow:
     a plain pipe would; a dead target closes the source, so the writer sees a broken pipe.
     """
 
-    def __init__(
-        self,
-        source: int,
-        target: Endpoint | bytearray | None,
-        budget: Budget,
-        *,
-        terminal: bool = False,
-    ) -> None:
+    def __init__(self, source: int, target: Endpoint | bytearray | None, budget: Budget) -> None:
         self.source = source
-        self._terminal = terminal
         self.open = True
         self._target = target
         self._budget = budget
@@ -95,18 +85,22 @@ class Outflow:
         """
         if not self.open:
             return
-        self._left = _TERMINAL_BYTES
-        if not self._terminal:
-            size = array.array("i", [0])
-            fcntl.ioctl(self.source, termios.FIONREAD, size)
-            self._left = size[0]
-        self._end_if_empty()
+        try:
+            self._left = fcntl.fcntl(self.source, fcntl.F_GETPIPE_SZ)
+        except OSError:  # a pty master
+            self._left = _TERMINAL_BYTES
 
     def abandon(self) -> None:
         """Count what is still buffered as dropped and close."""
-        left = 0 if self._terminal else self._left or 0
-        self._budget.dropped += len(self._pending) + left
+        self._budget.dropped += len(self._pending)
         self._budget.passed -= len(self._pending)
+        self._pending = memoryview(b"")
+        self._target = None
+        before = self._budget.passed
+        while self.eager:
+            self._fill()
+        self._budget.dropped += self._budget.passed - before
+        self._budget.passed = before
         self.end()
 
     def end(self) -> None:

@@ -58,7 +58,7 @@ class Streams:
         """Relay the pty `master`, which is ours from now on."""
         os.set_blocking(master, False)
         self.master = master
-        self._from_master = Outflow(master, self._stdout, self.budget, terminal=True)
+        self._from_master = Outflow(master, self._stdout, self.budget)
         self._outflows.append(self._from_master)
         self._inflow = Inflow(self._stdin, master, terminal=True)
 
