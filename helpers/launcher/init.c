@@ -307,6 +307,15 @@ static void reap(pid_t payload)
 	}
 }
 
+/* What a keyboard sends goes to the payload's whole group, as from a terminal: a shell that
+ * waits for its child would otherwise wait on. */
+static void pass_on(pid_t payload, int signal)
+{
+	int keyboard = signal == SIGINT || signal == SIGQUIT || signal == SIGSTOP || signal == SIGCONT;
+	if (!keyboard || kill(-payload, signal) < 0)
+		kill(payload, signal);
+}
+
 static void obey(pid_t payload)
 {
 	unsigned char signal;
@@ -314,7 +323,7 @@ static void obey(pid_t payload)
 	if (n == 0)
 		_exit(128 + SIGKILL);
 	if (n == 1 && signal > 0 && signal <= 64)
-		kill(payload, signal);
+		pass_on(payload, signal);
 }
 
 static void notice_exec(struct pollfd *watch, pid_t payload)
@@ -358,6 +367,7 @@ _Noreturn void init_main(const struct plan *plan)
 	*ctx = (struct context){ .stage = -1, .root = -1, .procfs = -1, .terminal = -1, .ruleset = -1 };
 	ctx->failure.op = -1;
 
+	prctl(PR_SET_NAME, "init", 0, 0, 0);
 	die_with_parent();
 	become_outer_root(ctx, plan);
 	set_up(ctx, plan);

@@ -223,6 +223,7 @@ int main(void)
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
+	prctl(PR_SET_NAME, "sbx-launcher", 0, 0, 0);
 	decode(&plan, &failure);
 	close_strangers(&plan);
 	setsid();

@@ -15,6 +15,8 @@ import os
 import select
 import stat
 
+from sandbox.errors import SbxError
+
 CHUNK_BYTES = 1 << 16
 _TTY_CHUNK_BYTES = 256  # Linux calls a terminal writable while at least this much fits
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF, errno.ENXIO, errno.ENOTCONN)
@@ -86,7 +88,9 @@ def open_endpoint(fd: int, *, writing: bool) -> Endpoint | None:
     except OSError as error:
         if error.errno in _GONE:
             return None
-        raise
+        raise SbxError(
+            f"cannot use descriptor {fd}", cause=(error.strerror or "").lower()
+        ) from error
 
 
 def _duplicate(fd: int) -> int:

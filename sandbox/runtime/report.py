@@ -11,7 +11,7 @@ import os
 import select
 import time
 
-from sandbox.errors import EXIT_SETUP, EXIT_TIMEOUT, SbxError
+from sandbox.errors import EXIT_SETUP, EXIT_TIMEOUT, SbxError, UsageError
 from sandbox.record import Record
 from sandbox.runtime.signals import signal_name
 
@@ -47,6 +47,7 @@ REASONS = (
     "setup-failed",
     "launcher-killed",
 )
+REPORT_ON_STDERR = "-"
 _STATUS_WAIT_S = 1.0
 
 
@@ -206,6 +207,20 @@ def failed_report(name: str, policy: Policy, error: SbxError, wall_s: float) -> 
         pid=0,
         error=error,
     )
+
+
+def check_report_path(path: str | None) -> None:
+    """Raise UsageError when the report could not be written to `path`, before anything runs."""
+    if path is None or path == REPORT_ON_STDERR:
+        return
+    what = f"cannot write the report to {path}"
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(what, cause=f"{folder} is not a directory")
+    if os.path.isdir(path):
+        raise UsageError(what, cause="it is a directory")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(what, cause=f"{folder} cannot be written")
 
 
 def write_report(report: Report, path: str) -> None:

@@ -19,8 +19,10 @@ from sandbox.plan.wire import encode
 from sandbox.record import Record
 from sandbox.runtime.gather import gather
 from sandbox.runtime.report import (
+    REPORT_ON_STDERR,
     Report,
     StatusLines,
+    check_report_path,
     failed_report,
     make_report,
     write_report,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1  # execve(2): MAX_ARG_STRLEN with its final NUL
 MAX_NAME_CHARS = 64
-_REPORT_ON_STDERR = "-"
 
 
 class Task(Record):
@@ -199,6 +200,7 @@ class _Session:
     def run(self) -> Report:
         """Everything from validation to the report; what was made on the way is gone then."""
         check_task(self._task)
+        check_report_path(self._options.report_path)
         facts = host_facts()
         for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
@@ -302,8 +304,14 @@ class _Session:
         """Hand the report out, to the status lines first."""
         self._status.send("exited", report=report.as_dict())
         path = self._options.report_path
-        if path == _REPORT_ON_STDERR:
+        if path == REPORT_ON_STDERR:
             lines = [line if line.isprintable() else ascii(line)[1:-1] for line in report.people()]
-            os.write(2, "".join(f"sbx: {line}\n" for line in lines).encode())
+            try:
+                os.write(2, "".join(f"sbx: {line}\n" for line in lines).encode())
+            except OSError:  # nobody is there to be told
+                return
         elif path is not None:
-            write_report(report, path)
+            try:
+                write_report(report, path)
+            except SbxError as error:  # the command's own code counts more
+                self._tell(error.what, error.cause)

@@ -129,6 +129,7 @@ def test_copy_and_overlay_look_the_same(source: Path, place: Path, facts: HostFa
     assert copied == shown
 
 
+@pytest.mark.slow
 def test_copy_of_debian_and_overlay_look_the_same(
     debian_own: Path, place: Path, facts: HostFacts
 ) -> None:
@@ -142,6 +143,7 @@ def test_copy_of_debian_and_overlay_look_the_same(
     assert copied == shown
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(IS_ROOT, reason="root reads every file")
 def test_files_of_foreign_owners_get_stand_ins(debian: Path, place: Path, facts: HostFacts) -> None:
     (what, cause), *others = copy_rootfs(str(debian), str(place / "copy"), facts, single=False)

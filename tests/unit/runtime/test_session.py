@@ -176,6 +176,30 @@ def test_prepare_starts_and_creates_nothing(
     assert not (tmp_path / "cache/sbx/runs").exists()
 
 
+@pytest.mark.parametrize("name", ["missing/report", "rootfs"])
+def test_a_report_that_has_no_place_is_refused_before_the_start(
+    rootfs: str, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match="cannot write the report"):
+        run(fake.success(), rootfs, report_path=str(tmp_path / name))
+
+
+def test_a_report_that_fails_at_the_end_leaves_the_code(rootfs: str, tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    told: list[str] = []
+
+    def tell(what: str, _cause: str) -> None:
+        told.append(what)
+        if what.startswith("step 1"):
+            folder.rmdir()
+
+    steps: Steps = [["warning", 0, errno.EPERM, "x"], *fake.success(code=5)]
+    report = run(steps, rootfs, report_path=str(folder / "report"), notify=tell)
+    assert report.exit_code == 5
+    assert told[-1].startswith("cannot write the report")
+
+
 # ---- bad input ------------------------------------------------------------------------------
 
 
