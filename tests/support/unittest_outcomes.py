@@ -41,7 +41,7 @@ class Outcomes(unittest.TestResult):
     def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
         self.note(test, "unexpected success")
 
-    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+    def addSubTest(self, test: unittest.TestCase, _subtest: unittest.TestCase, err: Any) -> None:
         if err:
             self.note(test, "failure", err)
 
