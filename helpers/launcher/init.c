@@ -122,9 +122,14 @@ static void take_terminal(struct context *ctx)
 			give_up_now(ctx, STAGE_SECURITY, "terminal");
 }
 
+/* The raw call: posix_spawn(3) of some libraries leaves 32 and 33 ignored, which sigaction(2)'s
+ * wrapper refuses to change. */
 static void reset_signals(void)
 {
+	static const unsigned long default_action[4];
 	sigset_t none;
+	for (int number = 1; number <= 64; number++)
+		syscall(SYS_rt_sigaction, number, default_action, NULL, 8);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -211,6 +211,13 @@ static const char *find_path(char *const *env)
 	return "/usr/local/bin:/usr/bin:/bin";
 }
 
+/* execve(2) says ENOENT both for a missing file and for a file whose interpreter is missing. */
+static int exec_error(const char *path)
+{
+	int error = errno;
+	return error == ENOENT && access(path, F_OK) == 0 ? ELIBACC : error;
+}
+
 /* execvp(3) without its fall-back to a shell. EACCES is remembered over later ENOENT. */
 static int search_and_exec(char **argv, char **env)
 {
@@ -218,7 +225,7 @@ static int search_and_exec(char **argv, char **env)
 	int error = ENOENT;
 	if (strchr(argv[0], '/')) {
 		execve(argv[0], argv, env);
-		return errno;
+		return exec_error(argv[0]);
 	}
 	for (const char *at = find_path(env); *argv[0];) {
 		size_t length = strcspn(at, ":");
@@ -229,8 +236,9 @@ static int search_and_exec(char **argv, char **env)
 			full[used] = '/';
 			memcpy(full + used + 1, argv[0], name + 1);
 			execve(full, argv, env);
-			if (errno != ENOENT && errno != ENOTDIR && error == ENOENT)
-				error = errno;
+			int failed = exec_error(full);
+			if (failed != ENOENT && failed != ENOTDIR && error == ENOENT)
+				error = failed;
 		}
 		if (!at[length])
 			break;

@@ -438,7 +438,10 @@ static int op_device(struct context *ctx, struct cursor *c)
 				    IN_ROOT | ABI_RESOLVE_NO_SYMLINKS);
 	if (tree < 0 || dev < 0 || mknodat(dev, name, S_IFREG | 0666, 0) < 0)
 		return fail(&ctx->failure, path);
-	if (set_attributes(tree, ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NOEXEC) < 0 ||
+	/* Read-only does not stop writing to a device: it keeps the host's inode, its times and
+	 * mode, as it is. */
+	if (set_attributes(tree, ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID |
+					 ABI_MOUNT_ATTR_NOEXEC) < 0 ||
 	    sys_move_mount(tree, dev, name) < 0)
 		return fail(&ctx->failure, path);
 	return 0;

@@ -159,7 +159,8 @@ static int check_child(int proc, pid_t pid, int pidfd, struct idmap_error *err)
 	memset(&state, 0, sizeof state);
 	if (waitid((idtype_t)P_PIDFD, (id_t)pidfd, &state, WEXITED | WNOHANG | WNOWAIT) < 0 &&
 	    (errno != ECHILD || number_of_pidfd(proc, pidfd, "\nNSpid:") != getppid()))
-		return fail(err, ECHILD, "child", "the process is neither our child nor our parent");
+		return fail(err, ECHILD, "child",
+			    "the process is neither our child nor our parent");
 	if (state.si_pid != 0 || syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0)
 		return fail(err, ESRCH, "child", "the process has ended");
 	return 0;
@@ -308,7 +309,8 @@ static int open_helper(struct helper *helper, struct idmap_error *err)
 	if (fstatvfs(helper->file, &mount) == 0 && (mount.f_flag & ST_NOSUID))
 		return fail_helper(helper, EPERM, "on a file system mounted nosuid", err);
 	if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
-		return fail_helper(helper, EPERM, "no_new_privs is set, so it would gain no rights", err);
+		return fail_helper(helper, EPERM, "no_new_privs is set, so it gains no rights",
+				   err);
 	return 0;
 }
 
@@ -402,7 +404,8 @@ static int read_words(struct helper *helper)
 			close_fd(&helper->output);
 		return 0;
 	}
-	struct text to = {helper->words + helper->length, sizeof helper->words - 1 - helper->length};
+	struct text to = {helper->words + helper->length,
+			  sizeof helper->words - 1 - helper->length};
 	put_bytes(&to, bytes, (size_t)got);
 	helper->length = (size_t)(to.at - helper->words);
 	return 1;

@@ -30,8 +30,9 @@ struct idmap_error {
 	char text[400];
 };
 
-/* Write the maps of `pid` through procfs. `pid` must be our child (or our parent) that waits and `pidfd`
- * must refer to it; both are checked after /proc/PID was opened, so a reused pid is never mapped.
+/* Write the maps of `pid` through procfs. `pid` must be our child (or our parent) that waits, and
+ * `pidfd` must refer to it; both are checked after /proc/PID was opened, so a reused pid is never
+ * mapped.
  * `proc_fd`: a descriptor of a procfs, or -1 for /proc. `deny_setgroups` writes "deny" to
  * /proc/PID/setgroups first, which an unprivileged caller needs for a gid map.
  * Returns 0, or -1 with *err filled. */

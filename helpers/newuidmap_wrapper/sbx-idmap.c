@@ -93,7 +93,8 @@ static int parse_extent(struct list *list, const char *text)
 	const char *at = text;
 	if (list->count == IDMAP_MAX_EXTENTS)
 		return complain(text, "more than 340 extents");
-	if (parse_number(&at, ':', &extent.inside) < 0 || parse_number(&at, ':', &extent.outside) < 0 ||
+	if (parse_number(&at, ':', &extent.inside) < 0 ||
+	    parse_number(&at, ':', &extent.outside) < 0 ||
 	    parse_number(&at, '\0', &extent.count) < 0 || extent.count == 0)
 		return complain(text, "expected INSIDE:OUTSIDE:COUNT");
 	list->extents[list->count++] = extent;
@@ -198,13 +199,14 @@ static int install_maps(const struct options *options, pid_t child, int pidfd)
 	const struct idmap none = {NULL, 0};
 	int result = 0;
 	if (options->method == METHOD_DIRECT) {
-		result = idmap_write_direct(-1, child, pidfd, &uids, &gids, options->deny_setgroups, &err);
+		result = idmap_write_direct(-1, child, pidfd, &uids, &gids, options->deny_setgroups,
+					    &err);
 	} else {
 		if (options->deny_setgroups)
 			result = idmap_write_direct(-1, child, pidfd, &none, &none, 1, &err);
 		if (result == 0)
-			result = idmap_run_helpers(options->newuidmap, options->newgidmap, child, pidfd, &uids,
-						   &gids, &err);
+			result = idmap_run_helpers(options->newuidmap, options->newgidmap, child,
+						   pidfd, &uids, &gids, &err);
 	}
 	if (result == 0)
 		return 0;
@@ -212,7 +214,8 @@ static int install_maps(const struct options *options, pid_t child, int pidfd)
 	if (!strncmp(err.text, err.stage, strlen(err.stage)))
 		fprintf(stderr, "sbx-idmap: %s\n", err.text);
 	else
-		fprintf(stderr, "sbx-idmap: %s: %s: %s\n", err.stage, err.text, strerror(err.error));
+		fprintf(stderr, "sbx-idmap: %s: %s: %s\n", err.stage, err.text,
+			strerror(err.error));
 	return -1;
 }
 

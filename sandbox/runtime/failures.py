@@ -102,24 +102,14 @@ def _exec_error(event: Event, plan: Plan, rootfs: str) -> SetupError:
     op = plan.steps[-1].op
     env = op.env if isinstance(op, Exec) else ()
     path = next((entry[5:] for entry in env if entry.startswith("PATH=")), "")
-    what, cause, hint = explain_exec_failure(rootfs, event.text, path, event.errno)
-    # The kernel says "no such file" for a missing interpreter too: that command does exist.
-    missing = event.errno == errno.ENOENT and not _exists_inside(rootfs, event.text, path)
-    kind = CommandNotFound if missing else CommandNotExecutable
-    return kind(what, cause=cause, hint=hint, errno=event.errno)
-
-
-def _exists_inside(rootfs: str, command: str, path: str) -> bool:
-    from sandbox.host.inroot import open_path
-
-    folders = [""] if "/" in command else path.split(":")
-    for folder in folders:
-        try:
-            os.close(open_path(rootfs, f"{folder}/{command}"))
-        except OSError:
-            continue
-        return True
-    return False
+    # The launcher's word for "the file is there, its interpreter is not".
+    interpreter = event.errno == errno.ELIBACC
+    number = errno.ENOENT if interpreter else event.errno
+    what, cause, hint = explain_exec_failure(rootfs, event.text, path, number)
+    if interpreter and "interpreter" not in cause:
+        cause, hint = "its interpreter does not exist in the root file system", ""
+    kind = CommandNotFound if number == errno.ENOENT and not interpreter else CommandNotExecutable
+    return kind(what, cause=cause, hint=hint, errno=number)
 
 
 def _silent_death(outcome: Outcome) -> SetupError:

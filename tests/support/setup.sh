@@ -274,7 +274,7 @@ run_pytest() {
     as_user sh -c "rm -rf '$data' && mkdir -p '$data'"
     say "pytest as $(user_name)"
     status=0
-    as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 \
+    as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$data/hypothesis" \
         timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-1500}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
         "$venv/bin/python" -m coverage run -m pytest -p no:cacheprovider ${PYTEST_ARGS:-} || status=$?
     say "branch coverage"

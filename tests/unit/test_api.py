@@ -16,7 +16,7 @@ import sandbox
 from sandbox.runtime import session
 from sandbox.runtime.report import Report
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(sandbox.__file__).parents[1]
 HEAVY = {
     "argparse", "asyncio", "click", "contextlib", "dataclasses", "datetime", "enum", "inspect",
     "json", "logging", "msgspec", "pathlib", "re", "selectors", "shutil", "socket", "subprocess",

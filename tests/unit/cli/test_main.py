@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import sandbox
 from sandbox.cli import main as entry
 from sandbox.cli.commands import explain, run
 from sandbox.cli.main import main
@@ -21,7 +22,7 @@ from sandbox.policy.model import Policy
 from sandbox.runtime.report import Report
 from sandbox.runtime.session import Prepared, RunOptions, Task
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(sandbox.__file__).parents[1]
 REPORT = Report(
     name="box", reason="exited", exit_code=7, code=7, signal=None, wall_s=0.1, cpu_user_s=0.0,
     cpu_system_s=0.0, peak_rss_bytes=0, output_bytes=0, output_dropped_bytes=0, layers=(),

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+import sandbox
+
+ROOT = Path(sandbox.__file__).parents[1]
 # Each costs about as much at start-up as starting the sandbox itself.
 FORBIDDEN = {
     *("typing", "enum", "dataclasses", "re", "json", "pathlib", "subprocess", "socket", "click"),
@@ -17,6 +19,7 @@ FORBIDDEN = {
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
+import sandbox
 from sandbox.cli.main import main
 import sandbox.runtime.session as session
 class Report:

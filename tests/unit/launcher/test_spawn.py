@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import sandbox
 from sandbox.errors import HostError, SetupError, UsageError
 from sandbox.launcher import spawn
 from sandbox.launcher.spawn import Program, launch
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(sandbox.__file__).parents[1]
 
 
 def shell(script: str) -> Program:

@@ -82,7 +82,7 @@ def test_a_missing_interpreter_is_not_a_missing_command(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/tool").write_text("#!/usr/bin/nothere\n")
     (tmp_path / "bin/tool").chmod(0o755)
-    event = Event(events.ERROR, events.STAGE_EXEC, 2, errno.ENOENT, text="tool")
+    event = Event(events.ERROR, events.STAGE_EXEC, 2, errno.ELIBACC, text="tool")
     error = the_error(outcome(event), tmp_path)
     assert isinstance(error, CommandNotExecutable)
     assert "/usr/bin/nothere" in str(error)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+import sandbox
 from sandbox.errors import SbxError
 from sandbox.runtime.state import make_workspace, reap_leftovers, runs_dir
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(sandbox.__file__).parents[1]
 FACTS: Any = None  # handed through to `remove`
 
 

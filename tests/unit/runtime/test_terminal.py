@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import sandbox
 from sandbox.runtime.terminal import Terminal, find_terminal
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(sandbox.__file__).parents[1]
 
 # A process of its own with the slave as its controlling terminal, as a shell starts it.
 PRELUDE = f"""

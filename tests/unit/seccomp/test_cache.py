@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import sandbox
 from sandbox.errors import PolicyError
 from sandbox.policy.model import Seccomp
 from sandbox.seccomp import Program, build, cache, program
@@ -273,7 +274,7 @@ def test_the_start_path_imports_little(tmp_path: Path) -> None:
         "program(Seccomp('allow'), nested=False, capabilities=(), cache_dir=sys.argv[2])\n"
         "print(*sys.modules)\n"
     )
-    root = str(Path(__file__).parents[3])
+    root = str(Path(sandbox.__file__).parents[1])
     command = [sys.executable, "-I", "-S", "-c", code, root, str(tmp_path)]
     cold, warm = (
         set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
