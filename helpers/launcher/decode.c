@@ -136,6 +136,13 @@ enum phase plan_phase(uint16_t opcode)
 	return known ? known->phase : PHASE_PAYLOAD;
 }
 
+/* seccomp(2): BPF_MAXINSNS instructions of eight bytes at most. */
+static int filter_fits(struct cursor body)
+{
+	struct bytes code = take_bytes(&body);
+	return code.length && code.length % 8 == 0 && code.length / 8 <= 4096;
+}
+
 static const char *check_operation(const struct operation *op, enum phase *phase, uint32_t left)
 {
 	const struct signature *known = find_signature(op->opcode);
@@ -143,6 +150,8 @@ static const char *check_operation(const struct operation *op, enum phase *phase
 		return "unknown operation";
 	if (op->body.bad || !fields_fit(op->body, known->fields))
 		return "fields do not match the operation";
+	if (op->opcode == OP_SECCOMP && !filter_fits(op->body))
+		return "not a system call filter";
 	if (known->phase < *phase)
 		return "operation out of order";
 	if ((op->opcode == OP_EXEC) != (left == 0))

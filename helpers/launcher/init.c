@@ -104,9 +104,14 @@ static void become_outer_root(struct context *ctx, const struct plan *plan)
 static void set_up(struct context *ctx, const struct plan *plan)
 {
 	struct operation op = { 0 };
-	for (size_t at = 0; plan_next(plan, &at, &op);)
-		if (plan_phase(op.opcode) == PHASE_SETUP && setup_operation(ctx, &op) < 0)
+	for (size_t at = 0; plan_next(plan, &at, &op);) {
+		if (plan_phase(op.opcode) != PHASE_SETUP)
+			continue;
+		/* A clone of a shared mount is shared too: not before propagation is cut. */
+		if (setup_operation(ctx, &op) < 0 ||
+		    (op.opcode == OP_PRIVATE && open_sources(ctx, plan) < 0))
 			give_up(STAGE_SETUP, &ctx->failure, CODE_SETUP_FAILED);
+	}
 }
 
 /* ---- the payload's process --------------------------------------------------------------- */
@@ -219,6 +224,7 @@ static void make_pair(struct context *ctx, int pair[2])
 
 static _Noreturn void enter_payload(struct context *ctx, const struct plan *plan, int peer)
 {
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 	if (maps_itself(ctx))
 		write_own_map(ctx, ctx->procfs, ctx->inner_uids, ctx->inner_gids);
 	else if (ctx->inner_user)
@@ -231,6 +237,8 @@ static pid_t start_payload(struct context *ctx, const struct plan *plan)
 {
 	int pair[2], pidfd = -1;
 	make_pair(ctx, pair);
+	if (maps_itself(ctx) || !ctx->inner_user)
+		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	pid_t pid = sys_clone(ctx->inner_user ? ABI_CLONE_NEWUSER : 0, &pidfd);
 	if (pid < 0)
 		give_up_now(ctx, STAGE_CLONE, "cannot start the payload's process");
@@ -346,6 +354,8 @@ static _Noreturn void watch_over(pid_t payload)
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (signals < 0)
+		_exit(CODE_SETUP_FAILED);
 	struct pollfd watch[3] = { { FD_EXEC_WATCH, POLLIN, 0 },
 				   { FD_LIFELINE, POLLIN, 0 },
 				   { signals, POLLIN, 0 } };

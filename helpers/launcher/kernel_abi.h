@@ -46,7 +46,6 @@ struct abi_open_how {
 #define ABI_MOVE_MOUNT_T_EMPTY_PATH 0x40
 #define ABI_AT_RECURSIVE 0x8000
 #define ABI_AT_EMPTY_PATH 0x1000
-#define ABI_AT_SYMLINK_NOFOLLOW 0x100
 
 /* mount_setattr(2) */
 struct abi_mount_attr {
@@ -59,7 +58,6 @@ struct abi_mount_attr {
 #define ABI_MOUNT_ATTR_NOSUID 0x2
 #define ABI_MOUNT_ATTR_NODEV 0x4
 #define ABI_MOUNT_ATTR_NOEXEC 0x8
-#define ABI_MS_PRIVATE (1U << 18)
 
 /* landlock(7) */
 struct abi_landlock_ruleset_attr {
@@ -89,6 +87,7 @@ struct abi_cap_data {
 /* fcntl(2): seals of memfd_create(2) */
 #define ABI_F_GET_SEALS 1034
 #define ABI_F_SEAL_WRITE 0x0008
+#define ABI_F_SEAL_ALL 0x000f /* seal, shrink, grow, write */
 
 /* namespaces(7) */
 #define ABI_CLONE_NEWUSER 0x10000000

@@ -30,6 +30,7 @@ struct context {
 	int procfs;   /* a procfs of the sandbox's pid namespace that nothing else sees */
 	int terminal; /* the payload's end of the sandbox's own terminal, or -1 */
 	int ruleset;  /* Landlock ruleset under construction, or -1 */
+	int *sources; /* by operation: the detached tree of its source, or -1 */
 	int inner_user;
 	int inner_deny_setgroups;
 	struct idmap_extent inner_uids[340];
@@ -40,6 +41,10 @@ struct context {
 
 /* Read a map of the plan into `extents` (room for 340); returns the number of extents. */
 uint32_t take_extents(struct cursor *c, struct idmap_extent *extents);
+
+/* Open the sources of all root and bind operations as detached trees, before anything of ours is
+ * mounted that they could show. 0 or fail(). */
+int open_sources(struct context *ctx, const struct plan *plan);
 
 /* Execute one operation of the set-up or the payload phase; 0 or fail(). */
 int setup_operation(struct context *ctx, struct operation *op);

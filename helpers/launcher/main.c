@@ -49,8 +49,9 @@ static void decode(struct plan *plan, struct failure *f)
 		fail_with(f, EPERM, "the launcher does not run from a sealed memfd");
 		give_up(STAGE_DECODE, f);
 	}
+	int seals = fcntl(FD_PLAN, ABI_F_GET_SEALS);
 	if (fstat(FD_PLAN, &st) < 0 || st.st_size <= 0 || st.st_size > (off_t)PLAN_MAX_BYTES ||
-	    !(fcntl(FD_PLAN, ABI_F_GET_SEALS) & ABI_F_SEAL_WRITE)) {
+	    seals < 0 || (seals & ABI_F_SEAL_ALL) != ABI_F_SEAL_ALL) {
 		fail_with(f, EINVAL, "descriptor 100 holds no sealed plan");
 		give_up(STAGE_DECODE, f);
 	}
@@ -241,8 +242,9 @@ int main(void)
 	close(1);
 	close(2);
 	watch_until_end(pid, pidfd, has_init);
-	while (wait4(pid, &status, 0, &usage) < 0 && errno == EINTR)
-		;
+	while (wait4(pid, &status, 0, &usage) < 0)
+		if (errno != EINTR)
+			return CODE_SETUP_FAILED;
 	send_status(EVENT_DONE, pid, status, &usage);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -21,13 +21,14 @@ static void free_memory(void *at)
 }
 
 /* keyrings(7): the caller's session keyring is inherited over exec and namespaces. The quota
- * of keys is the caller's; where it is spent, the filter's refusal of keyctl is what remains. */
+ * of keys is the caller's, and an outer filter may refuse the call: then the refusal of keyctl by
+ * our own filter is what remains. */
 static int op_keyring(struct context *ctx)
 {
 	if (syscall(SYS_keyctl, ABI_KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0 || errno == ENOSYS)
 		return 0;
 	fail(&ctx->failure, "session keyring");
-	if (ctx->failure.error != EDQUOT)
+	if (ctx->failure.error != EDQUOT && ctx->failure.error != EPERM && ctx->failure.error != EACCES)
 		return -1;
 	send_failure(EVENT_WARNING, STAGE_SECURITY, &ctx->failure);
 	return 0;
@@ -127,7 +128,7 @@ static int op_landlock_path(struct context *ctx, struct cursor *c)
 	if (rule.parent_fd < 0)
 		return errno == ENOENT ? 0 : fail(&ctx->failure, path);
 	int result = fstat(rule.parent_fd, &st);
-	if (!S_ISDIR(st.st_mode))
+	if (!result && !S_ISDIR(st.st_mode))
 		rule.allowed_access &= LANDLOCK_FILE_RIGHTS;
 	if (!result && rule.allowed_access)
 		result = (int)syscall(NR_landlock_add_rule, ctx->ruleset,

@@ -63,8 +63,9 @@ static int make_target(const struct context *ctx, const char *path, int director
 			break;
 		char name[NAME_MAX + 1];
 		if (length > NAME_MAX) {
+			close(parent);
 			errno = ENAMETOOLONG;
-			break;
+			return -1;
 		}
 		memcpy(name, at, length);
 		name[length] = 0;
@@ -240,6 +241,48 @@ static int open_source(struct context *ctx, const char *path, uint64_t dev, uint
 	return tree < 0 ? fail(&ctx->failure, path) : tree;
 }
 
+static int is_optional(struct operation op)
+{
+	if (op.opcode != OP_BIND)
+		return 0;
+	take_string(&op.body);
+	take_u64(&op.body);
+	take_u64(&op.body);
+	take_u32(&op.body);
+	take_string(&op.body);
+	take_u32(&op.body);
+	return (int)take_u32(&op.body);
+}
+
+int open_sources(struct context *ctx, const struct plan *plan)
+{
+	struct operation op = { 0 };
+	ctx->sources = calloc(plan->count, sizeof(*ctx->sources));
+	if (!ctx->sources)
+		return fail(&ctx->failure, "calloc");
+	for (size_t at = 0; plan_next(plan, &at, &op);) {
+		ctx->sources[op.index] = -1;
+		if (op.opcode != OP_ROOT_OVERLAY && op.opcode != OP_ROOT_BIND && op.opcode != OP_BIND)
+			continue;
+		struct cursor c = op.body;
+		ctx->failure.op = op.index;
+		const char *path = take_string(&c);
+		uint64_t dev = take_u64(&c);
+		uint64_t ino = take_u64(&c);
+		ctx->sources[op.index] = open_source(ctx, path, dev, ino);
+		if (ctx->sources[op.index] < 0 && !(is_optional(op) && ctx->failure.error == ENOENT))
+			return -1;
+	}
+	return 0;
+}
+
+/* The device and inode that open_sources has compared. */
+static void skip_identity(struct cursor *c)
+{
+	take_u64(c);
+	take_u64(c);
+}
+
 static int prepare_upper(struct context *ctx, int lower, const char *keep)
 {
 	struct stat st;
@@ -331,15 +374,14 @@ static int prepare_mount_point(int lower, int upper, const char *path)
 
 /* Layers are named relative to the staging tmpfs, so mountinfo shows no path of the host.
  * userxattr is needed in a user namespace: without it, removing a lower directory is EIO. */
-static int op_root_overlay(struct context *ctx, struct cursor *c)
+static int op_root_overlay(struct context *ctx, struct operation *op)
 {
-	const char *source = take_string(c);
-	uint64_t dev = take_u64(c), ino = take_u64(c);
+	struct cursor *c = &op->body;
+	SCOPED_FD lower = ctx->sources[op->index];
+	take_string(c);
+	skip_identity(c);
 	const char *keep = take_string(c);
 
-	SCOPED_FD lower = open_source(ctx, source, dev, ino);
-	if (lower < 0)
-		return -1;
 	if (sys_move_mount(lower, ctx->stage, "lower") < 0)
 		return fail(&ctx->failure, "lower");
 	if (prepare_upper(ctx, lower, keep) < 0)
@@ -363,16 +405,15 @@ static int op_root_overlay(struct context *ctx, struct cursor *c)
 	return 0;
 }
 
-static int op_root_bind(struct context *ctx, struct cursor *c)
+static int op_root_bind(struct context *ctx, struct operation *op)
 {
+	struct cursor *c = &op->body;
 	const char *source = take_string(c);
-	uint64_t dev = take_u64(c), ino = take_u64(c);
+	skip_identity(c);
 	uint64_t attributes = ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV;
 	if (take_u32(c))
 		attributes |= ABI_MOUNT_ATTR_RDONLY;
-	int root = open_source(ctx, source, dev, ino);
-	if (root < 0)
-		return -1;
+	int root = ctx->sources[op->index];
 	if (set_attributes(root, attributes) < 0 || sys_move_mount(root, ctx->stage, "root") < 0)
 		return fail(&ctx->failure, source);
 	ctx->root = root;
@@ -397,17 +438,18 @@ static int op_filesystem(struct context *ctx, struct cursor *c)
 	return mount < 0 ? -1 : attach(ctx, mount, target, path);
 }
 
-static int op_bind(struct context *ctx, struct cursor *c)
+static int op_bind(struct context *ctx, struct operation *op)
 {
-	const char *source = take_string(c);
-	uint64_t dev = take_u64(c), ino = take_u64(c);
+	struct cursor *c = &op->body;
+	SCOPED_FD tree = ctx->sources[op->index];
+	take_string(c);
+	skip_identity(c);
 	uint32_t type = take_u32(c);
 	const char *path = take_string(c);
-	uint32_t attributes = take_u32(c), optional = take_u32(c);
+	uint32_t attributes = take_u32(c);
 
-	SCOPED_FD tree = open_source(ctx, source, dev, ino);
 	if (tree < 0)
-		return optional && ctx->failure.error == ENOENT ? 0 : -1;
+		return 0; /* optional, and not there */
 	SCOPED_FD target = open_target(ctx, path, type == S_IFDIR, 0);
 	if (target < 0)
 		return -1;
@@ -422,8 +464,9 @@ static int op_bind(struct context *ctx, struct cursor *c)
 static int op_device(struct context *ctx, struct cursor *c)
 {
 	const char *name = take_string(c);
-	uint32_t number[2] = { take_u32(c), take_u32(c) };
-	dev_t want = makedev(number[0], number[1]);
+	uint32_t major_number = take_u32(c);
+	uint32_t minor_number = take_u32(c);
+	dev_t want = makedev(major_number, minor_number);
 	char path[64];
 	snprintf(path, sizeof(path), "/dev/%s", name);
 
@@ -650,7 +693,8 @@ static int op_loopback(struct context *ctx)
 	return 0;
 }
 
-/* time_namespaces(7): offsets are set before the first process enters; children do at fork. */
+/* time_namespaces(7): offsets are set before the first process enters. Only children enter by
+ * themselves; without an init this process is the payload. */
 static int op_time_namespace(struct context *ctx)
 {
 	struct timespec monotonic, boottime;
@@ -663,6 +707,9 @@ static int op_time_namespace(struct context *ctx)
 		 (long long)monotonic.tv_sec, (long long)boottime.tv_sec);
 	if (write_proc(ctx, "self/timens_offsets", offsets) < 0)
 		return fail(&ctx->failure, "timens_offsets");
+	SCOPED_FD made = openat(ctx->procfs, "self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+	if (made < 0 || setns(made, ABI_CLONE_NEWTIME) < 0)
+		return fail(&ctx->failure, "setns");
 	return 0;
 }
 
@@ -707,13 +754,13 @@ int setup_operation(struct context *ctx, struct operation *op)
 	case OP_STAGE:
 		return op_stage(ctx, c);
 	case OP_ROOT_OVERLAY:
-		return op_root_overlay(ctx, c);
+		return op_root_overlay(ctx, op);
 	case OP_ROOT_BIND:
-		return op_root_bind(ctx, c);
+		return op_root_bind(ctx, op);
 	case OP_FILESYSTEM:
 		return op_filesystem(ctx, c);
 	case OP_BIND:
-		return op_bind(ctx, c);
+		return op_bind(ctx, op);
 	case OP_DEVICE:
 		return op_device(ctx, c);
 	case OP_SYMLINK:

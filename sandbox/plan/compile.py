@@ -7,7 +7,7 @@ from sandbox.plan import ops
 from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
 from sandbox.plan.request import Degradation, Plan, Step
-from sandbox.plan.security import security_steps
+from sandbox.plan.security import bound, security_steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False)
     Raises HostError when overlay is demanded and this host refuses it.
     """
     wanted = policy.filesystem.root
+    if wanted == "auto" and facts.overlay_error and policy.refuses("overlay"):
+        raise HostError(
+            "cannot show the root through overlayfs",
+            cause=facts.overlay_error,
+            hint='use --storage copy, or a policy with on_missing.overlay = "degrade"',
+        )
     if host_root and wanted in ("auto", "overlay"):
         return "bind", "the host's own root is shown read-only"
     if wanted == "overlay" and facts.overlay_error:
@@ -110,12 +116,13 @@ def _network(policy: Policy, lost: list[Degradation]) -> list[Step]:
     return [Step(ops.Loopback(), policy.origin("network.loopback"))]
 
 
-def _process_limit(policy: Policy) -> list[Step]:
-    limits = [limit.hard for limit in policy.rlimits if limit.name == "nproc"]
+def _process_limit(policy: Policy, request: Request) -> list[Step]:
+    limits = [limit for limit in policy.rlimits if limit.name == "nproc"]
+    bounded = [bound(limit.hard, dict(request.hard_limits).get("nproc")) for limit in limits]
     return [
         Step(ops.ProcessLimit(most), policy.origin("rlimits.nproc"))
-        for most in limits
-        if most is not None
+        for most in bounded
+        if most != ops.INFINITY
     ]
 
 
@@ -160,6 +167,12 @@ def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
 
 def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     """Decide everything. Raises HostError and PolicyError, with nothing done so far."""
+    if facts.arch != "x86_64":
+        raise HostError(
+            f"cannot make sandboxes on {facts.arch}",
+            cause="the system call filters know x86_64 only",
+            hint="run sbx on an x86_64 machine",
+        )
     if facts.userns_error:
         raise HostError(
             "cannot create a user namespace",
@@ -169,6 +182,7 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     lost: list[Degradation] = []
     ids, lost_ids = choose_ids(policy, facts, request.account)
     mounts, lost_mounts = mount_steps(policy, facts, request, ids)
+    lost += [Degradation("seccomp", "parts of the profile", text) for text in request.warnings]
     security, lost_security = security_steps(policy, facts, request, ids)
     inner = ops.InnerUser(int(ids.deny_setgroups), ids.inner_uids, ids.inner_gids)
     steps = [
@@ -180,7 +194,7 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         *_kernel_settings(policy, facts),
         *_time(policy, facts, lost),
         Step(ops.Pivot(), "sbx"),
-        *_process_limit(policy),
+        *_process_limit(policy, request),
         Step(inner, policy.origin("identity.map")),
         *security,
         _exec(policy, request),

@@ -32,6 +32,7 @@ LINKS = (
     ("pts/ptmx", "/dev/ptmx"),
 )
 TTY_GROUP = 5
+MAX_TERMINALS = 256
 STAGE_SPARE = 1 << 20  # for our own files beside the writable layer
 STAGE_SPARE_INODES = 64
 
@@ -83,7 +84,8 @@ def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
 def _dev(policy: Policy, request: Request, ids: Ids) -> list[Step]:
     flags = ops.KERNEL_DIRECTORY
     small = ("mode=0755", "size=65536", "nr_inodes=64")
-    pts = ["newinstance", "ptmxmode=0666", "mode=0620"]
+    # kernel.pty.max counts over all instances: without a bound one sandbox could take them all.
+    pts = ["newinstance", "ptmxmode=0666", "mode=0620", f"max={MAX_TERMINALS}"]
     tty_gid = ids.outer_gid(TTY_GROUP)
     if tty_gid is not None:
         pts.append(f"gid={tty_gid}")
@@ -155,6 +157,18 @@ def _covers(policy: Policy) -> list[Step]:
     return masked + locked
 
 
+def _own_folders(request: Request) -> list[Step]:
+    """Cover what is sbx's own in bound folders. The folders on the way become mount points, which
+    cannot be renamed: the cover would move away with its parent."""
+    steps = []
+    for source, target, read_only in request.pinned:
+        attributes = SAFE | (ops.RDONLY if read_only else 0)
+        kind = stat.S_IFMT(source.mode)
+        op = ops.Bind(source.path, source.dev, source.ino, kind, target, attributes, 0)
+        steps.append(Step(op, "sbx"))
+    return steps + [Step(ops.Mask(path), "sbx") for path in request.hidden]
+
+
 def _depth(step: Step) -> int:
     """Parents before children, whatever list they came from."""
     op = step.op
@@ -179,7 +193,7 @@ def mount_steps(
     inside += sorted(_tmpfs(policy) + _volumes(policy, request, devices=False), key=_depth)
     inside += _own_files(policy)
     inside += _covers(policy)
-    inside += [Step(ops.Mask(path), "sbx") for path in request.hidden]
+    inside += _own_folders(request)
     if files.sys == "none" and request.storage == "bind":
         inside.append(Step(ops.Mask("/sys"), policy.origin("filesystem.sys")))
     if files.read_only:

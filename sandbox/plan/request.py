@@ -24,8 +24,9 @@ class Request(Record):
 
     `rootfs` is the directory to show (for storage "copy": the finished copy), `sources` the
     bind sources by their policy path, `hidden` paths inside that would show folders of sbx
-    itself, `env` the caller's environment, `hard_limits` the caller's own hard limits by name
-    (None = unlimited), `program` the compiled filter.
+    itself, `pinned` the (folder, place inside, read-only) on the way there, `env` the caller's
+    environment, `hard_limits` the caller's own hard limits by name (None = unlimited), `program`
+    the compiled filter, `warnings` what its profile named in vain.
     """
 
     rootfs: Source
@@ -33,6 +34,8 @@ class Request(Record):
     account: Account
     sources: tuple[Source, ...] = ()
     hidden: tuple[str, ...] = ()
+    pinned: tuple[tuple[Source, str, bool], ...] = ()
+    warnings: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     pass_fds: tuple[int, ...] = ()
     hard_limits: tuple[tuple[str, int | None], ...] = ()

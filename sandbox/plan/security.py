@@ -85,16 +85,33 @@ def _landlock(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list
     return [*made, ops.LandlockEnforce()]
 
 
-def _rlimit(limit: Rlimit, caller: dict[str, int | None]) -> ops.SetRlimit:
+def bound(wanted: int | None, most: int | None) -> int:
     """A hard limit can only go down: the caller's own caps what the policy wants."""
+    values = [value for value in (wanted, most) if value is not None]
+    return min(values) if values else ops.INFINITY
 
-    def bounded(value: int | None) -> int:
-        most = caller.get(limit.name)
-        values = [v for v in (value, most) if v is not None]
-        return min(values) if values else ops.INFINITY
 
-    hard = bounded(limit.hard)
-    return ops.SetRlimit(ops.RLIMITS[limit.name], min(bounded(limit.soft), hard), hard)
+def _rlimit(limit: Rlimit, caller: dict[str, int | None]) -> ops.SetRlimit:
+    hard = bound(limit.hard, caller.get(limit.name))
+    return ops.SetRlimit(ops.RLIMITS[limit.name], min(bound(limit.soft, None), hard), hard)
+
+
+def _filter(
+    policy: Policy, facts: HostFacts, program: bytes, lost: list[Degradation]
+) -> list[Step]:
+    if not program:
+        return []
+    if facts.seccomp:
+        return [Step(ops.Seccomp(program), policy.origin("seccomp.base"))]
+    cause = "the kernel cannot load filters (CONFIG_SECCOMP_FILTER)"
+    if policy.refuses("seccomp"):
+        raise HostError(
+            "cannot filter system calls",
+            cause=cause,
+            hint='use a policy with on_missing.seccomp = "degrade"',
+        )
+    lost.append(Degradation("seccomp", "the system call filter", cause))
+    return []
 
 
 def _capabilities(policy: Policy, ids: Ids) -> int:
@@ -129,6 +146,5 @@ def security_steps(
         Step(ops.Workdir(), policy.origin("process.cwd")),
         Step(ops.CloseDescriptors(tuple(keep)), "sbx"),
     ]
-    if request.program:
-        steps.append(Step(ops.Seccomp(request.program), policy.origin("seccomp.base")))
+    steps += _filter(policy, facts, request.program, lost)
     return steps, lost

@@ -12,7 +12,7 @@ from sandbox.linux.paths import cache_dir, config_dir, private_dir, state_dir
 from sandbox.plan.identity import default_user
 from sandbox.plan.ops import RLIMITS
 from sandbox.plan.request import Request, Source
-from sandbox.seccomp import program as compile_filter
+from sandbox.seccomp import build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,25 +68,41 @@ def _check_persist(policy: Policy) -> None:
         )
 
 
-def _hidden(policy: Policy) -> tuple[str, ...]:
+def _own_folders(
+    policy: Policy, rootfs: str, storage: str
+) -> tuple[tuple[str, ...], tuple[tuple[Source, str, bool], ...]]:
     """Where bound folders would show sbx's own: a sandbox that could write there could choose the
-    policy or the filter of the next one. Made first, so that they are there to be covered.
+    policy or the filter of the next one. They are made first, so as to be there to be covered.
+
+    Returns the places inside and, parents first, the folders on the way to them.
     """
-    hidden = []
-    for mount in policy.filesystem.mounts:
-        source = os.path.realpath(mount.source)
+    hidden: list[str] = []
+    pinned: dict[str, tuple[Source, str, bool]] = {}
+    bound = [(m.source, m.target, m.read_only) for m in policy.filesystem.mounts]
+    if storage == "bind":
+        bound.insert(0, (rootfs, "", False))
+    for path, target, read_only in bound:
+        source = os.path.realpath(path)
         for own in (cache_dir(), config_dir(), state_dir()):
             real = os.path.realpath(own)
-            if source == real or source.startswith(f"{real}/"):
+            if target and (source == real or source.startswith(f"{real}/")):
                 raise PolicyError(
-                    f"cannot bind {mount.source}",
+                    f"cannot bind {path}",
                     cause=f"it belongs to sbx itself: {own}",
                     hint="bind another folder",
                 )
-            if real.startswith(f"{source.rstrip('/')}/"):
-                private_dir(own)
-                hidden.append(f"{mount.target}/{os.path.relpath(real, source)}")
-    return tuple(hidden)
+            if not real.startswith(f"{source.rstrip('/')}/"):
+                continue
+            private_dir(own)
+            parts = os.path.relpath(real, source).split("/")
+            hidden.append("/".join((target, *parts)))
+            if not target:
+                continue
+            for depth in range(1, len(parts)):
+                place = "/".join((target, *parts[:depth]))
+                folder = _source("/".join((source.rstrip("/"), *parts[:depth])))
+                pinned.setdefault(place, (folder, place, read_only))
+    return tuple(hidden), tuple(pinned.values())
 
 
 def _hard_limits() -> tuple[tuple[str, int | None], ...]:
@@ -107,27 +123,34 @@ def gather(
     storage: str,
     pass_fds: tuple[int, ...] = (),
 ) -> Request:
-    """The Request for one run. Raises RootfsError and PolicyError; changes nothing."""
+    """The Request for one run; makes at most sbx's own folders.
+
+    Raises RootfsError and PolicyError.
+    """
     root = _rootfs(rootfs)
     _check_persist(policy)
     user = policy.identity.user
     if user is None:
         user = default_user(policy, facts)
+    hidden, pinned = _own_folders(policy, root.path, storage)
+    compiled = build(
+        policy.seccomp,
+        nested=policy.namespaces.nested,
+        capabilities=policy.capabilities.keep,
+        cache_dir=cache_dir(),
+        landlock_tcp=policy.landlock.tcp,
+    )
     return Request(
         rootfs=root,
         argv=argv,
         account=find_account(root.path, user, policy.identity.group),
         sources=_bind_sources(policy),
-        hidden=_hidden(policy),
+        hidden=hidden,
+        pinned=pinned,
+        warnings=compiled.warnings,
         env=tuple(env.items()),
         pass_fds=pass_fds,
         hard_limits=_hard_limits(),
         storage=storage,
-        program=compile_filter(
-            policy.seccomp,
-            nested=policy.namespaces.nested,
-            capabilities=policy.capabilities.keep,
-            cache_dir=cache_dir(),
-            landlock_tcp=policy.landlock.tcp,
-        ),
+        program=compiled.filter,
     )

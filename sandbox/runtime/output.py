@@ -21,18 +21,23 @@ _TERMINAL_BYTES = 1 << 20  # more than a pseudo-terminal can hold
 
 
 class Budget:
-    """How many bytes of output may pass; `limit` 0 means all. Both streams share one."""
+    """How many bytes of output may pass; `limit` 0 means all. Both streams share one.
+
+    `exceeded` tells that the limit was reached; `dropped` also counts what nobody took.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.passed = 0
         self.dropped = 0
+        self.exceeded = False
 
     def take(self, count: int) -> int:
         """Count `count` bytes that came and return how many of them may go on."""
         allowed = min(count, self.limit - self.passed) if self.limit else count
         self.passed += allowed
         self.dropped += count - allowed
+        self.exceeded = self.exceeded or allowed < count
         return allowed
 
 

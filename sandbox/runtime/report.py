@@ -12,6 +12,7 @@ import select
 import time
 
 from sandbox.errors import EXIT_SETUP, EXIT_TIMEOUT, SbxError, UsageError
+from sandbox.plan.request import Degradation
 from sandbox.record import Record
 from sandbox.runtime.signals import signal_name
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import signal
     from typing import Literal
 
-    from sandbox.plan.request import Degradation, Plan
+    from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.output import Budget
     from sandbox.runtime.supervise import Outcome
@@ -155,7 +156,7 @@ def make_report(
 ) -> Report:
     """The report of a payload that ran."""
     has_init = policy.process.init
-    reason, status = conclude(outcome, dropped=budget.dropped > 0, has_init=has_init)
+    reason, status = conclude(outcome, dropped=budget.exceeded, has_init=has_init)
     killed_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     code = os.WEXITSTATUS(status) if status is not None and killed_by is None else None
     exit_code = 128 + (killed_by or int(signal.SIGKILL)) if code is None else code
@@ -173,7 +174,7 @@ def make_report(
         output_bytes=budget.passed,
         output_dropped_bytes=budget.dropped,
         layers=plan.layers,
-        degradations=plan.degradations,
+        degradations=(*plan.degradations, *_warned(outcome, plan)),
         storage=plan.storage,
         storage_reason=storage_reason,
         network=policy.network.mode,
@@ -181,6 +182,18 @@ def make_report(
         identity=plan.identity,
         pid=outcome.started.pid if outcome.started else 0,
     )
+
+
+def _warned(outcome: Outcome, plan: Plan) -> list[Degradation]:
+    """Steps that failed and were not fatal."""
+    return [
+        Degradation(
+            "setup",
+            plan.steps[event.op].op.describe() if 0 <= event.op < len(plan.steps) else event.text,
+            f"{event.text}: {os.strerror(event.errno).lower()}",
+        )
+        for event in outcome.warnings
+    ]
 
 
 def failed_report(name: str, policy: Policy, error: SbxError, wall_s: float) -> Report:

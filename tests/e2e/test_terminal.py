@@ -138,7 +138,7 @@ def test_job_control(terminal) -> None:  # type: ignore[no-untyped-def]
     shell = terminal("sh", "-i")
     os.write(shell.master, b"sleep 60 & echo started $!\n")
     shell.wait_for(b"started ")
-    os.write(shell.master, b"jobs; kill %1; wait; echo over=$((1+1))\n")
+    os.write(shell.master, b"jobs; kill -KILL %1; wait; echo over=$((1+1))\n")
     shell.wait_for(b"over=2")
     assert b"can't access tty" not in shell.seen
     os.write(shell.master, b"exit\n")

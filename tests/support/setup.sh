@@ -34,7 +34,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; elif have sudo; then sudo -n "$@"; else return 1; fi
 }
-can_root() { as_root true >/dev/null 2>&1; }
+# On a terminal sudo may ask for its password, once.
+can_root() { as_root true >/dev/null 2>&1 || { [ -t 0 ] && have sudo && sudo -v; }; }
 
 user_name() { if [ "$(id -u)" = 0 ]; then echo "$test_user"; else id -un; fi; }
 user_home() { getent passwd "$(user_name)" | cut -d: -f6; }
@@ -229,7 +230,8 @@ make_debian() {
         as_root rm -rf "$path.partial"
         testsuite=$(as_root sh -c 'apt-cache depends python3 2>/dev/null' |
             sed -n 's/^ *Depends: \(python3\.[0-9]*\)$/lib\1-testsuite/p' | head -n 1)
-        as_root debootstrap --variant=minbase --components=main${SBX_DEBIAN_COMPONENTS:+,$SBX_DEBIAN_COMPONENTS} \
+        components=$(. /etc/os-release; [ "${ID:-}" = ubuntu ] && echo main,universe || echo main)
+        as_root debootstrap --variant=minbase --components="$components" \
             --include="$debian_packages${testsuite:+,$testsuite}" "$(suite)" "$path.partial" "$url" \
             >"$state/debootstrap.log" 2>&1 || { tail -n 15 "$state/debootstrap.log" >&2; fail "debootstrap failed"; }
         as_root sh -c "rm -rf '$path.partial'/var/cache/apt/archives/*.deb && mv '$path.partial' '$path'"

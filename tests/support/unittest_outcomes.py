@@ -4,6 +4,7 @@ Arguments: names of modules below `test`. Runs with the interpreter under test a
 imports nothing of the project.
 """
 
+import importlib
 import json
 import sys
 import unittest
@@ -48,8 +49,7 @@ class Outcomes(unittest.TestResult):
 
 def main() -> None:
     """Run with no resources (network, large files), as `python -m test` does."""
-    from test import support
-
+    support: Any = importlib.import_module("test.support")
     support.use_resources = []
     suite = unittest.TestSuite()
     for name in sys.argv[1:]:

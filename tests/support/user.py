@@ -1,8 +1,11 @@
-"""What belongs to the user who runs the tests: processes, mounts, folders of sbx."""
+"""What belongs to the tests: processes, mounts, folders of sbx."""
 
+import contextlib
+import ctypes
 import os
 import pwd
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,29 +26,57 @@ def subid_ranges(path: str) -> list[range]:
     return found
 
 
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Meanwhile orphaned descendants become children of this process: none is lost sight of."""
+    set_child_subreaper = 36
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = _children()
+    if libc.prctl(set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+        for pid in _children() - before:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _children() -> set[int]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(word) for path in lists for word in path.read_text().split()}
+
+
 def processes() -> dict[tuple[int, int], str]:
-    """(pid, start time) → command of every process of the user or of its subordinate ids."""
-    mine = [range(os.getuid(), os.getuid() + 1), *subid_ranges("/etc/subuid")]
-    found = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    """(pid, start time) → command of every living descendant of this process."""
+    parents: dict[int, int] = {}
+    living: dict[int, int] = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            owner = os.stat(f"/proc/{entry}").st_uid
             fields = Path(f"/proc/{entry}/stat").read_bytes().rpartition(b")")[2].split()
-            status = Path(f"/proc/{entry}/status").read_text()
-            name = (
-                Path(f"/proc/{entry}/cmdline")
-                .read_bytes()
-                .replace(b"\0", b" ")
-                .decode("utf-8", "replace")
-            )
         except OSError:
             continue
-        uid = int(status.split("Uid:")[1].split()[0])
-        if fields[0] != b"Z" and any(uid in ids or owner in ids for ids in mine):
-            found[int(entry), int(fields[19])] = name or status.split()[1]
-    return found
+        parents[int(entry)] = int(fields[1])
+        if fields[0] not in b"ZX":
+            living[int(entry)] = int(fields[19])
+
+    def is_ours(pid: int) -> bool:
+        while pid > 1:
+            pid = parents.get(pid, 0)
+            if pid == os.getpid():
+                return True
+        return False
+
+    return {(pid, start): _command(pid) for pid, start in living.items() if is_ours(pid)}
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return "?"
+    return words.replace(b"\0", b" ").decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Run:
 
     @property
     def reason(self) -> str:
-        return conclude(self.outcome, dropped=self.streams.budget.dropped > 0, has_init=True)[0]
+        return conclude(self.outcome, dropped=self.streams.budget.exceeded, has_init=True)[0]
 
 
 def test_events_arrive_in_order_and_the_status_is_the_payloads() -> None:

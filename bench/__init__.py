@@ -1,0 +1,1 @@
+"""How fast sbx starts, beside its peers in the same run. `make bench` prints the tables."""

@@ -1,0 +1,265 @@
+/* Attacks that a shell cannot make. Runs as the payload: attack NAME [NUMBER]. Prints what it
+ * got, where that is the point, and never cleans up: that is for the sandbox to do. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TREE 20
+#define MANY 100000
+
+static void ignore_signals(void)
+{
+	for (int number = 1; number <= 64; number++) {
+		unsigned long action[4] = { 1 /* SIG_IGN */, 0, 0, 0 };
+		syscall(SYS_rt_sigaction, number, action, NULL, 8);
+	}
+}
+
+static void wait_for_ever(void)
+{
+	for (;;)
+		pause();
+}
+
+static int say(const char *text)
+{
+	return write(1, text, strlen(text)) < 0;
+}
+
+/* Nothing but SIGKILL ends these: no session, no signal, no parent's death in common. */
+static int tree(int unused)
+{
+	(void)unused;
+	ignore_signals();
+	for (int i = 0; i < TREE; i++)
+		if (fork() == 0) {
+			setsid();
+			prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
+			wait_for_ever();
+		}
+	prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
+	say("ready\n");
+	wait_for_ever();
+	return 0;
+}
+
+static int leave_daemon(int code)
+{
+	if (fork() == 0) {
+		ignore_signals();
+		setsid();
+		if (fork() == 0)
+			wait_for_ever();
+		wait_for_ever();
+	}
+	return code;
+}
+
+static int stop_all(int unused)
+{
+	(void)unused;
+	for (int i = 0; i < 4; i++)
+		if (fork() == 0) {
+			raise(SIGSTOP);
+			wait_for_ever();
+		}
+	say("ready\n");
+	raise(SIGSTOP);
+	wait_for_ever();
+	return 0;
+}
+
+static int fork_bomb(int unused)
+{
+	int made = 0;
+	(void)unused;
+	while (made < MANY) {
+		pid_t pid = fork();
+		if (pid == 0)
+			wait_for_ever();
+		if (pid < 0)
+			break;
+		made++;
+	}
+	printf("%d\n", made);
+	return 0;
+}
+
+static int leave_zombies(int count)
+{
+	for (int i = 0; i < count; i++) {
+		pid_t pid = fork();
+		if (pid < 0) {
+			printf("failed after %d\n", i);
+			return 1;
+		}
+		if (pid == 0) { /* the grandchild is left to the init */
+			pid_t grandchild = fork();
+			_exit(grandchild < 0);
+		}
+		int status = 0;
+		waitpid(pid, &status, 0);
+	}
+	return 0;
+}
+
+static int count_opens(const char *path)
+{
+	int made = 0;
+	while (made < MANY && open(path, O_RDWR | O_NOCTTY | O_CLOEXEC) >= 0)
+		made++;
+	printf("%d %s\n", made, strerror(errno));
+	return 0;
+}
+
+static int flood_descriptors(int unused)
+{
+	(void)unused;
+	return count_opens("/dev/null");
+}
+
+static int flood_terminals(int unused)
+{
+	struct rlimit most;
+	(void)unused;
+	getrlimit(RLIMIT_NOFILE, &most);
+	most.rlim_cur = most.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &most);
+	return count_opens("/dev/ptmx");
+}
+
+static int fill_disk(int unused)
+{
+	static char block[1 << 20];
+	long made = 0;
+	(void)unused;
+	memset(block, 'x', sizeof(block));
+	static const char *const files[] = { "/tmp/f", "/run/f", "/dev/shm/f" };
+	for (size_t i = 0; i < 3; i++) {
+		int fd = open(files[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+		while (fd >= 0 && made < MANY && write(fd, block, sizeof(block)) > 0)
+			made++;
+	}
+	printf("%ld\n", made);
+	return 0;
+}
+
+static int fill_inodes(int unused)
+{
+	int made = 0;
+	char path[64];
+	(void)unused;
+	for (; made < MANY; made++) {
+		snprintf(path, sizeof(path), "/tmp/%d", made);
+		if (mkdir(path, 0700) < 0)
+			break;
+	}
+	printf("%d\n", made);
+	return 0;
+}
+
+static int die_by(int number)
+{
+	unsigned long action[4] = { 0, 0, 0, 0 };
+	syscall(SYS_rt_sigaction, number, action, NULL, 8);
+	kill(getpid(), number);
+	return 0;
+}
+
+/* The init has the payload's user id, so its limits can be set. */
+static int starve_init(int unused)
+{
+	static const int names[] = { RLIMIT_NOFILE, RLIMIT_CPU, RLIMIT_AS, RLIMIT_SIGPENDING,
+				     RLIMIT_DATA, RLIMIT_STACK };
+	struct rlimit none = { 0, 0 };
+	(void)unused;
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		syscall(SYS_prlimit64, 1, names[i], &none, NULL);
+	setpriority(PRIO_PROCESS, 1, 19);
+	for (int i = 0; i < 200; i++)
+		if (fork() == 0)
+			_exit(0);
+	return 7;
+}
+
+/* What the caller's other end would feel if a file description were shared. */
+static int spoil_streams(int unused)
+{
+	(void)unused;
+	for (int fd = 0; fd < 3; fd++) {
+		fcntl(fd, F_SETFL, O_NONBLOCK | O_DIRECT | O_APPEND | O_ASYNC);
+		fcntl(fd, F_SETPIPE_SZ, 4096);
+		fcntl(fd, F_SETOWN, 1);
+	}
+	return say("spoiled\n");
+}
+
+/* A record as the launcher sends it, on every descriptor there is: exit code 0, all well. */
+static int forge_status(int code)
+{
+	char record[512] = "SBXE\7\0\10";
+	for (int fd = 0; fd < 1024; fd++)
+		if (fd != 1 && write(fd, record, sizeof(record)) < 0)
+			continue;
+	return code;
+}
+
+static int claim_session(int unused)
+{
+	(void)unused;
+	kill(0, SIGKILL);
+	return 1;
+}
+
+static int signal_everybody(int unused)
+{
+	(void)unused;
+	for (int number = 1; number <= 64; number++)
+		if (number != SIGKILL)
+			kill(-1, number);
+	for (int pid = 1; pid < 70000; pid++)
+		if (pid != getpid())
+			kill(pid, SIGKILL);
+	return say("done\n");
+}
+
+static const struct {
+	const char *name;
+	int (*run)(int);
+} attacks[] = {
+	{ "tree", tree },
+	{ "daemon", leave_daemon },
+	{ "stop", stop_all },
+	{ "forks", fork_bomb },
+	{ "zombies", leave_zombies },
+	{ "descriptors", flood_descriptors },
+	{ "terminals", flood_terminals },
+	{ "disk", fill_disk },
+	{ "inodes", fill_inodes },
+	{ "signal", die_by },
+	{ "init-limits", starve_init },
+	{ "streams", spoil_streams },
+	{ "forge", forge_status },
+	{ "group", claim_session },
+	{ "everybody", signal_everybody },
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; argc > 1 && i < sizeof(attacks) / sizeof(attacks[0]); i++)
+		if (strcmp(attacks[i].name, argv[1]) == 0)
+			return attacks[i].run(argc > 2 ? atoi(argv[2]) : 0);
+	fprintf(stderr, "no such attack\n");
+	return 99;
+}
