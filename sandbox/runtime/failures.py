@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.supervise import Outcome
 
 _DOCTOR = 'run "sbx doctor": it tries each step and says what this host lacks'
+_PROGRAM_BYTES = 16 << 20
 # (operation, errno) → hint; an empty operation stands for all others.
 _HINTS = {
     ("Namespaces", errno.ENOSPC): "a limit of /proc/sys/user/max_*_namespaces is reached",
@@ -107,9 +108,38 @@ def _exec_error(event: Event, plan: Plan, rootfs: str) -> SetupError:
     number = errno.ENOENT if interpreter else event.errno
     what, cause, hint = explain_exec_failure(rootfs, event.text, path, number)
     if interpreter and "interpreter" not in cause:
-        cause, hint = "its interpreter does not exist in the root file system", ""
+        name = _interpreter_in_volume(plan, event.text)
+        cause, hint = f"the interpreter {name or 'that it names'} is missing", ""
     kind = CommandNotFound if number == errno.ENOENT and not interpreter else CommandNotExecutable
     return kind(what, cause=cause, hint=hint, errno=number)
+
+
+def _interpreter_in_volume(plan: Plan, command: str) -> str:
+    """What a command that lies in a volume names as its interpreter, "" when it cannot be told."""
+    from sandbox.host.inroot import read_file
+    from sandbox.plan.ops import Bind
+
+    for op in (step.op for step in reversed(plan.steps)):
+        if not isinstance(op, Bind) or not f"{command}/".startswith(f"{op.target}/"):
+            continue
+        root, path = op.source, command[len(op.target) :]
+        if not path:
+            root, path = os.path.split(op.source)
+        try:
+            return _interpreter(read_file(root, path, limit=_PROGRAM_BYTES))
+        except (OSError, ValueError):
+            return ""
+    return ""
+
+
+def _interpreter(program: bytes) -> str:
+    from sandbox.host.elf import read_head, read_shebang
+
+    script = read_shebang(program)
+    if script:
+        return script[0]
+    head = read_head(lambda size, at: program[at : at + size])
+    return head.interpreter if head else ""
 
 
 def _silent_death(outcome: Outcome) -> SetupError:

@@ -79,7 +79,7 @@ def _own_folders(
     hidden: list[str] = []
     pinned: dict[str, tuple[Source, str, bool]] = {}
     bound = [(m.source, m.target, m.read_only) for m in policy.filesystem.mounts]
-    if storage == "bind":
+    if storage != "copy":
         bound.insert(0, (rootfs, "", False))
     for path, target, read_only in bound:
         source = os.path.realpath(path)
