@@ -214,6 +214,31 @@ static void watch_until_end(pid_t pid, int pidfd, int has_init)
 	}
 }
 
+/* A payload that is process 1 itself can undo PR_SET_PDEATHSIG. So a second process watches over
+ * the launcher's life: the end of the pipe means that it is gone, and the sandbox with it. */
+static pid_t start_guard(int pidfd, int *end)
+{
+	int life[2];
+	char byte;
+	if (pipe2(life, O_CLOEXEC) < 0)
+		return -1;
+	pid_t guard = fork();
+	if (guard == 0) {
+		if (dup2(pidfd, FD_EXEC_PIPE) < 0 || dup2(life[0], FD_EXEC_WATCH) < 0)
+			_exit(CODE_SETUP_FAILED);
+		prctl(PR_SET_NAME, "sbx-guard", 0, 0, 0);
+		sys_close_range(0, FD_EXEC_PIPE - 1);
+		sys_close_range(FD_EXEC_WATCH + 1, ~0U);
+		while (read(FD_EXEC_WATCH, &byte, 1) < 0 && errno == EINTR)
+			;
+		sys_pidfd_send_signal(FD_EXEC_PIPE, SIGKILL);
+		_exit(0);
+	}
+	close(life[0]);
+	*end = life[1];
+	return guard;
+}
+
 int main(void)
 {
 	struct plan plan;
@@ -241,10 +266,18 @@ int main(void)
 	close(0);
 	close(1);
 	close(2);
+	int guard_end = -1;
+	pid_t guard = has_init ? 0 : start_guard(pidfd, &guard_end);
+	if (guard < 0)
+		sys_pidfd_send_signal(pidfd, SIGKILL);
 	watch_until_end(pid, pidfd, has_init);
 	while (wait4(pid, &status, 0, &usage) < 0)
 		if (errno != EINTR)
 			return CODE_SETUP_FAILED;
+	if (guard > 0) {
+		close(guard_end);
+		waitpid(guard, NULL, 0);
+	}
 	send_status(EVENT_DONE, pid, status, &usage);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

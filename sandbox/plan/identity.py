@@ -56,8 +56,8 @@ def _missing_ranges(facts: HostFacts) -> tuple[str, str, str] | None:
             return (
                 f'no subordinate {"user" if kind == "uid" else "group"} ids for "{name}"',
                 f'/etc/sub{kind} has no line for "{name}" or {facts.uid}',
-                f"ask an administrator for: usermod --add-sub{kind}s 100000-165535 {name}"
-                f'; or set identity.map = "single" in the policy',
+                'run "sbx doctor" for the command that gives a free range; '
+                'or set identity.map = "single" in the policy',
             )
     for path, helper in ((facts.newuidmap, "newuidmap"), (facts.newgidmap, "newgidmap")):
         if not path:
