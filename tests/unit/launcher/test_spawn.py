@@ -76,7 +76,10 @@ def test_the_plan_is_readable_and_sealed() -> None:
 
 
 def test_environment_arguments_and_signals() -> None:
-    script = "tr '\\0' ' ' </proc/$$/cmdline; echo; cat /proc/$$/environ; exec grep Sig /proc/self/status"
+    script = (
+        "tr '\\0' ' ' </proc/$$/cmdline; echo; cat /proc/$$/environ; "
+        "exec grep Sig /proc/self/status"
+    )
     lines = output(shell(script)).splitlines()
     assert lines[0].startswith("init ")
     status = dict(line.split(":\t") for line in lines[1:])
