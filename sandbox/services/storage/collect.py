@@ -45,7 +45,7 @@ class Collector:
         self.libraries: dict[str, None] = {}
         self.programs: dict[str, None] = {}
         self.interpreters: dict[tuple[str, int, bool], str] = {}
-        self.library_dirs: dict[str, None] = {}
+        self.folders_of_libraries: dict[str, None] = {}
         self._dirs = dirs
         self._finder = finder or LibraryFinder()
         self._machine = os.uname().machine
@@ -215,7 +215,7 @@ class Collector:
         folder = self._finder.conf_dir_of(path, asker.head)
         if folder is not None:
             self.inventory.add(folder)
-            self.library_dirs[folder] = None
+            self.folders_of_libraries[folder] = None
         evident.add_for_library(self, path)
 
     def add_file(self, path: str) -> None:

@@ -236,7 +236,7 @@ def _add_frame(collector: Collector, programs: tuple[str, ...]) -> None:
     inventory.put_text("/etc/hosts", _HOSTS)
     inventory.put_link("/etc/mtab", "../proc/self/mounts")
     if collector.is_glibc:
-        folders = dict.fromkeys([*collector.library_dirs])
+        folders = dict.fromkeys([*collector.folders_of_libraries])
         inventory.put_text("/etc/ld.so.conf", "".join(f"{one}\n" for one in folders))
     names = "\n".join(_printable(name) for name in programs or DEFAULT_PROGRAMS)
     inventory.put_text(f"/{MARKER}", f"{_MARKER_TEXT}{names}\n")
@@ -257,8 +257,8 @@ def _write_loader_cache(root: str, collector: Collector) -> None:
         if done.returncode == 0:
             return
         cause = f"ldconfig failed: {os.fsdecode(done.stderr).strip()}"
-    if collector.library_dirs:
-        folders = ", ".join(collector.library_dirs)
+    if collector.folders_of_libraries:
+        folders = ", ".join(collector.folders_of_libraries)
         collector.inventory.warnings.append(f"libraries in {folders} will not be found: {cause}")
 
 
