@@ -6,8 +6,7 @@
 #include "plan.h"
 #include "report.h"
 
-#define EXEC_INIT 0x1U	   /* the payload runs under an init of ours */
-#define EXEC_TERMINAL 0x2U /* the payload gets the sandbox's own terminal */
+#define EXEC_INIT 0x1U /* the payload runs under an init of ours */
 
 /* Who writes the outer maps (ID_MAP). */
 enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };

@@ -17,8 +17,7 @@ struct record {
 	uint64_t utime_us;
 	uint64_t stime_us;
 	uint64_t maxrss_kib;
-	uint64_t extra;
-	char text[456];
+	char text[464];
 };
 _Static_assert(sizeof(struct record) == 512, "the record's size is part of the protocol");
 

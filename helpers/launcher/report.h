@@ -7,17 +7,16 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
-enum fixed_descriptor { FD_PLAN = 100, FD_CHANNEL = 101, FD_OWNER = 102, FD_RESERVED_END = 109 };
+enum fixed_descriptor { FD_PLAN = 100, FD_CHANNEL = 101, FD_OWNER = 102 };
 
 enum event_kind {
-	EVENT_STAGE = 1,
-	EVENT_STARTED = 2,
-	EVENT_WARNING = 3,
-	EVENT_ERROR = 4,
-	EVENT_RUNNING = 5,
-	EVENT_EXITED = 6,
-	EVENT_DONE = 7,
-	EVENT_TTY = 8,
+	EVENT_STARTED = 1,
+	EVENT_WARNING = 2,
+	EVENT_ERROR = 3,
+	EVENT_RUNNING = 4,
+	EVENT_EXITED = 5,
+	EVENT_DONE = 6,
+	EVENT_TTY = 7,
 };
 
 enum stage {
@@ -35,7 +34,7 @@ enum stage {
 struct failure {
 	int32_t op;
 	int error;
-	char text[456];
+	char text[464];
 };
 
 /* Fill a failure and return -1, so that `return fail(...)` reads as one step. errno is taken

@@ -194,22 +194,9 @@ def range_map(uid: int, ranges: Iterable[Range], want: int = DEFAULT_IDS) -> Ext
     return _bounded([(0, uid, 1), *_spread(1, -1, ranges, want - 1)])
 
 
-def keep_id_map(uid: int, n: int, ranges: Iterable[Range], want: int = DEFAULT_IDS) -> Extents:
-    """Inside `n` is the caller, all other numbers from 0 on are subordinate ids."""
-    # The caller's extent comes first so that cutting off never loses it; the order is free.
-    return _bounded([(n, uid, 1), *_spread(0, n, ranges, want - 1)])
-
-
 def single_map(uid: int, n: int) -> Extents:
     """Inside `n` is the caller, and nobody else exists."""
     return ((n, uid, 1),)
-
-
-def id_map(kind: str, n: int, uid: int, ranges: Iterable[Range]) -> Extents:
-    """The map of a policy's `identity.map` ("range", "keep-id" or "single") for one caller."""
-    if kind == "range":
-        return range_map(uid, ranges)
-    return keep_id_map(uid, n, ranges) if kind == "keep-id" else single_map(uid, n)
 
 
 def inner_map(kind: str, n: int, outer: Iterable[Extent]) -> Extents:
@@ -225,6 +212,7 @@ def inner_map(kind: str, n: int, outer: Iterable[Extent]) -> Extents:
         return tuple((inside, inside, count) for inside, _, count in outer)
     others = [(inside, count) for inside, _, count in outer if inside]
     total = sum(count for _, count in others)
+    # The caller's extent comes first so that cutting off never loses it; the order is free.
     return _bounded([(n, 0, 1), *_spread(0, n, others, total)])
 
 

@@ -152,13 +152,15 @@ def _not_permitted(read: Read) -> Explanation:
 
 
 def _no_space(read: Read) -> Explanation:
+    for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"):
+        limit = f"user.max_{kind}_namespaces"
+        if read(f"/proc/sys/user/max_{kind}_namespaces") == "0":
+            return Explanation(
+                f"{limit} is 0",
+                f"ask an administrator to allow {kind} namespaces",
+                f"sudo sysctl -w {limit}=15000",
+            )
     most = read("/proc/sys/user/max_user_namespaces")
-    if most == "0":
-        return Explanation(
-            "user.max_user_namespaces is 0",
-            "ask an administrator to allow user namespaces",
-            "sudo sysctl -w user.max_user_namespaces=15000",
-        )
     return Explanation(
         f"user.max_user_namespaces ({most or 'unknown'}) of them exist already here, in an outer "
         f"namespace with a lower limit, or more than {MAX_LEVELS} are nested",
@@ -168,7 +170,7 @@ def _no_space(read: Read) -> Explanation:
 
 
 def explain(number: int, *, read: Read = read_kernel_file) -> Explanation:
-    """Why creating or mapping a user namespace failed with errno `number`; reads, never tries."""
+    """Why creating a user namespace, or others in it, failed with errno `number`; reads, never tries."""
     if number in {errno.ENOSPC, errno.EUSERS}:
         return _no_space(read)
     if number in {errno.EPERM, errno.EACCES}:
@@ -188,7 +190,7 @@ def explain(number: int, *, read: Read = read_kernel_file) -> Explanation:
     return Explanation(os.strerror(number).lower(), 'run "sbx doctor"')
 
 
-def explain_userns_failure(number: int) -> tuple[str, str]:
+def explain_in_a_line(number: int) -> tuple[str, str]:
     """(cause, hint) for the error that a failed run prints; `number` is the kernel's errno."""
     found = explain(number)
     fix = found.fix

@@ -13,13 +13,15 @@ from sandbox.errors import SetupError
 from sandbox.record import Record
 
 RECORD_BYTES = 512
-_RECORD = struct.Struct("<4sHHiiiiQQQQ456s")
+TEXT_BYTES = 464
+_RECORD = struct.Struct(f"<4sHHiiiiQQQ{TEXT_BYTES}s")
 _MAGIC = b"SBXE"
 
-STAGE, STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY = range(1, 9)
-KINDS = (STAGE, STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY)
+STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY = range(1, 8)
+KINDS = (STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY)
 
 STAGE_DECODE, STAGE_CLONE, STAGE_MAP, STAGE_SETUP, STAGE_SECURITY, STAGE_EXEC = range(1, 7)
+STAGE_RUN, STAGE_END = 7, 8
 STAGE_WORDS = {
     STAGE_DECODE: "read the plan",
     STAGE_CLONE: "create the namespaces",
@@ -27,8 +29,8 @@ STAGE_WORDS = {
     STAGE_SETUP: "set up the root file system",
     STAGE_SECURITY: "apply the security profile",
     STAGE_EXEC: "execute the command",
-    7: "run the command",
-    8: "end the sandbox",
+    STAGE_RUN: "run the command",
+    STAGE_END: "end the sandbox",
 }
 
 KILL_ALL = 255  # the order that ends everything; 1 … 64 are signals for the payload
@@ -49,7 +51,6 @@ class Event(Record):
     utime_us: int = 0
     stime_us: int = 0
     maxrss_kib: int = 0
-    extra: int = 0
     text: str = ""
 
 
@@ -60,7 +61,7 @@ def decode(data: bytes) -> Event | None:
     """
     if len(data) != RECORD_BYTES:
         raise _malformed(f"{len(data)} bytes long, not {RECORD_BYTES}")
-    magic, kind, stage, op, number, pid, status, utime, stime, maxrss, extra, raw = _RECORD.unpack(
+    magic, kind, stage, op, number, pid, status, utime, stime, maxrss, raw = _RECORD.unpack(
         data
     )
     if magic != _MAGIC:
@@ -73,14 +74,14 @@ def decode(data: bytes) -> Event | None:
     if op < -1 or not 0 <= number < 4096 or pid < 0:
         raise _malformed("a number is out of range")
     words = text.decode("utf-8", "surrogateescape")
-    return Event(kind, stage, op, number, pid, status, utime, stime, maxrss, extra, words)
+    return Event(kind, stage, op, number, pid, status, utime, stime, maxrss, words)
 
 
 def encode(event: Event) -> bytes:
     """The wire form of `event`, as the launcher would send it; text is cut to fit."""
-    text = event.text.encode("utf-8", "surrogateescape")[:455]
+    text = event.text.encode("utf-8", "surrogateescape")[: TEXT_BYTES - 1]
     head = (event.stage, event.op, event.errno, event.pid, event.status)
-    usage = (event.utime_us, event.stime_us, event.maxrss_kib, event.extra)
+    usage = (event.utime_us, event.stime_us, event.maxrss_kib)
     return _RECORD.pack(_MAGIC, event.kind, *head, *usage, text)
 
 

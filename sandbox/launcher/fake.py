@@ -3,7 +3,7 @@
 `program(steps)` is given to `spawn.launch` in place of the sealed launcher. It speaks the same
 protocol on the same descriptors, and plays its steps in order:
 
-    ["stage", N] ["started"] ["running"] ["tty"]       events
+    ["started"] ["running"] ["tty"]       events
     ["warning", op, errno, text] ["error", stage, op, errno, text]
     ["write", fd, text] ["flood", fd, bytes]           output of the payload
     ["echo"]                                           standard input → standard output, to its end
@@ -76,29 +76,26 @@ class _Actor:
     def _send(self, event: Event) -> None:
         self._channel.send(events.encode(event))
 
-    def stage(self, number: int) -> None:
-        self._send(Event(1, stage=number))
-
     def started(self) -> None:
-        self._send(Event(2, stage=4, pid=os.getpid()))
+        self._send(Event(events.STARTED, stage=events.STAGE_SETUP, pid=os.getpid()))
 
     def running(self) -> None:
-        self._send(Event(5, stage=7, pid=2))
+        self._send(Event(events.RUNNING, stage=events.STAGE_RUN, pid=2))
 
     def warning(self, op: int, errno: int, text: str) -> None:
-        self._send(Event(3, stage=4, op=op, errno=errno, text=text))
+        self._send(Event(events.WARNING, stage=events.STAGE_SETUP, op=op, errno=errno, text=text))
 
     def error(self, stage: int, op: int, errno: int, text: str) -> None:
-        self._send(Event(4, stage=stage, op=op, errno=errno, text=text))
+        self._send(Event(events.ERROR, stage=stage, op=op, errno=errno, text=text))
 
     def exited(self, status: int) -> None:
         self._send(
-            Event(6, stage=8, pid=2, status=status, utime_us=1000, stime_us=2000, maxrss_kib=512)
+            Event(events.EXITED, stage=events.STAGE_END, pid=2, status=status, utime_us=1000, stime_us=2000, maxrss_kib=512)
         )
 
     def done(self, status: int) -> None:
         self._send(
-            Event(7, stage=8, pid=9, status=status, utime_us=3000, stime_us=4000, maxrss_kib=1024)
+            Event(events.DONE, stage=events.STAGE_END, pid=9, status=status, utime_us=3000, stime_us=4000, maxrss_kib=1024)
         )
 
     def tty(self) -> None:

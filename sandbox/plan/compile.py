@@ -146,7 +146,6 @@ def _environment(policy: Policy, request: Request) -> tuple[str, ...]:
 
 def _exec(policy: Policy, request: Request) -> Step:
     flags = ops.EXEC_INIT if policy.process.init else 0
-    flags |= ops.EXEC_TERMINAL if policy.process.tty else 0
     cwd = policy.process.cwd or "/"
     op = ops.Exec(flags, request.argv, _environment(policy, request), cwd)
     return Step(op, "command line")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8  # MOUNT_ATTR_*, mount_setattr(2)
 KERNEL_DIRECTORY = 1  # the mount point may not be reached through symlinks
 INFINITY = 2**64 - 1  # RLIM_INFINITY
-EXEC_INIT, EXEC_TERMINAL = 1, 2
+EXEC_INIT = 1
 MAP_DIRECT, MAP_HELPERS, MAP_SELF = 0, 1, 2  # by the launcher, set-user-ID programs, the child
 
 _CLONE_FLAGS = {

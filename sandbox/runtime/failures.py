@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _DOCTOR = 'run "sbx doctor": it tries each step and says what this host lacks'
 _PROGRAM_BYTES = 16 << 20
+# AppArmor lets an unprivileged user namespace be made, and refuses the first mount in it.
+_REFUSALS = (errno.EPERM, errno.EACCES)
 # (operation, errno) → hint; an empty operation stands for all others.
 _HINTS = {
-    ("Namespaces", errno.ENOSPC): "a limit of /proc/sys/user/max_*_namespaces is reached",
-    ("Namespaces", errno.EAGAIN): "the limit of processes is reached: see ulimit -u",
     ("Bind", errno.ENOENT): "create it on the host, or mark this mount optional",
     ("Bind", errno.EACCES): "the caller must be able to reach the source",
     ("Bind", errno.ESTALE): "the source was replaced meanwhile: start again",
@@ -69,10 +69,16 @@ def _from_event(event: Event, plan: Plan, rootfs: str) -> SetupError:
         what = f"cannot {events.STAGE_WORDS.get(event.stage, 'set up the sandbox')}"
         return SetupError(what, cause=_cause(event), hint=_hint("", event), errno=event.errno)
     number, text, kind = step
+    cause, hint = _cause(event), _hint(kind, event)
+    if kind == "Namespaces" or (kind == "Private" and event.errno in _REFUSALS):
+        from sandbox.host.userns import explain_in_a_line
+
+        reason, hint = explain_in_a_line(event.errno)
+        cause += f" ({reason})"
     return SetupError(
         f"step {number} of {len(plan.steps)} failed: {text}",
-        cause=_cause(event),
-        hint=_hint(kind, event),
+        cause=cause,
+        hint=hint,
         errno=event.errno,
     )
 

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.host.facts import HostFacts
 from sandbox.host.probe import host_facts
-from sandbox.host.subids import keep_id_map, range_map
+from sandbox.host.subids import range_map
 from sandbox.linux.paths import native
 from tests.support import capabilities
 
@@ -195,7 +195,7 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
 @pytest.mark.usefixtures("ranges")
 def test_signals_reach_a_command_with_other_ids() -> None:
     """Id 0 of such a map is a subordinate id, whom the caller may not signal as such."""
-    options = map_options(lambda own, subids: keep_id_map(own, 70000, subids))
+    options = map_options(lambda own, subids: ((70000, own, 1), (0, subids[0][0], 1000)))
     with start(*options, "--", "sh", "-c", "echo $$; exec sleep 100") as process:
         assert process.stdout
         assert process.stdout.readline().strip().isdigit()

@@ -41,6 +41,7 @@ def files(**changes: str) -> Callable[[str], str]:
         (errno.EPERM, {"uid_map": "4000000000 5 1"}, "is not mapped", ""),
         (errno.EPERM, {}, "a security module", ""),
         (errno.ENOSPC, {"max_user_namespaces": "0"}, "user.max_user_namespaces is 0", "sysctl -w"),
+        (errno.ENOSPC, {"max_net_namespaces": "0"}, "user.max_net_namespaces is 0", "max_net_"),
         (errno.ENOSPC, {}, "(96365)", "sysctl -w"),
         (errno.EUSERS, {"max_user_namespaces": ""}, "32 are nested", ""),
         (errno.EINVAL, {}, "CONFIG_USER_NS", ""),
@@ -62,13 +63,13 @@ def test_reason_and_cure(number: int, changes: dict[str, str], cause: str, fix: 
 def test_error_text_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     explanation = userns.Explanation("a cause", "a hint", "a\nprofile")
     monkeypatch.setattr(userns, "explain", lambda _: explanation)
-    cause, hint = userns.explain_userns_failure(errno.EPERM)
+    cause, hint = userns.explain_in_a_line(errno.EPERM)
     assert (cause, hint.count("\n")) == ("a cause", 0)
     assert "sbx doctor" in hint
     explanation = userns.Explanation("a cause", "ask somebody", "sudo cure")
-    assert userns.explain_userns_failure(errno.EPERM) == ("a cause", "ask somebody: sudo cure")
+    assert userns.explain_in_a_line(errno.EPERM) == ("a cause", "ask somebody: sudo cure")
     explanation = userns.Explanation("a cause", "a hint")
-    assert userns.explain_userns_failure(errno.EPERM) == ("a cause", "a hint")
+    assert userns.explain_in_a_line(errno.EPERM) == ("a cause", "a hint")
 
 
 def test_apparmor_profile_names_the_program() -> None:

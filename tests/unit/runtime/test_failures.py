@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sandbox.errors import CommandNotExecutable, CommandNotFound, SetupError
+from sandbox.host import userns
 from sandbox.launcher import events
 from sandbox.launcher.events import Event
 from sandbox.plan import ops
@@ -59,6 +60,35 @@ def test_an_error_outside_the_plan_names_its_stage() -> None:
     event = Event(events.ERROR, 99, 4096, 0, text="newuidmap: refused")
     error = the_error(outcome(event))
     assert (error.what, error.cause) == ("cannot set up the sandbox", "newuidmap: refused")
+
+
+@pytest.mark.parametrize(
+    ("op", "number", "told"),
+    [
+        (ops.Namespaces(0x10000000), errno.EPERM, True),
+        (ops.Namespaces(0x10000000), errno.ENOSPC, True),
+        (ops.Private(), errno.EACCES, True),
+        (ops.Private(), errno.ENOMEM, False),
+        (ops.Pivot(), errno.EPERM, False),
+    ],
+)
+def test_refused_namespaces_are_explained(
+    op: ops.Op, number: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def explain(given: int) -> tuple[str, str]:
+        asked.append(given)
+        return "user.max_user_namespaces is 0", "ask an administrator"
+
+    monkeypatch.setattr(userns, "explain_in_a_line", explain)
+    plan = PLAN.replace(steps=(Step(op, "test"), *PLAN.steps))
+    event = Event(events.ERROR, events.STAGE_SETUP, 0, number, text="clone")
+    error = setup_error(outcome(event), plan, "/")
+    assert error is not None
+    assert asked == [number] * told
+    assert ("clone: " in error.cause, "is 0)" in error.cause) == (True, told)
+    assert (error.hint == "ask an administrator") == told
 
 
 @pytest.mark.parametrize("text", ["tool", "/opt/tool", ""])
