@@ -10,7 +10,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.api import DEVNULL, PIPE, STDOUT, Result, run
+    from sandbox.api.failed import CommandFailed
+    from sandbox.api.run import DEVNULL, PIPE, STDOUT, Result, run
     from sandbox.errors import (
         CommandNotExecutable,
         CommandNotFound,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         UsageError,
     )
     from sandbox.policy.model import Mount
-    from sandbox.runtime.failed import CommandFailed
     from sandbox.runtime.report import Report
 
 __all__ = (
@@ -49,9 +49,9 @@ __all__ = (
 )
 
 _HOMES = {
-    "sandbox.api": ("DEVNULL", "PIPE", "STDOUT", "Result", "run"),
+    "sandbox.api.failed": ("CommandFailed",),
+    "sandbox.api.run": ("DEVNULL", "PIPE", "STDOUT", "Result", "run"),
     "sandbox.policy.model": ("Mount",),
-    "sandbox.runtime.failed": ("CommandFailed",),
     "sandbox.runtime.report": ("Report",),
 }
 

@@ -170,7 +170,7 @@ def _no_space(read: Read) -> Explanation:
 
 
 def explain(number: int, *, read: Read = read_kernel_file) -> Explanation:
-    """Why creating a user namespace, or others in it, failed with errno `number`; reads, never tries."""
+    """Why making a user namespace, or others in it, failed with errno `number`; only reads."""
     if number in {errno.ENOSPC, errno.EUSERS}:
         return _no_space(read)
     if number in {errno.EPERM, errno.EACCES}:

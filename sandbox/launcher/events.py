@@ -61,9 +61,7 @@ def decode(data: bytes) -> Event | None:
     """
     if len(data) != RECORD_BYTES:
         raise _malformed(f"{len(data)} bytes long, not {RECORD_BYTES}")
-    magic, kind, stage, op, number, pid, status, utime, stime, maxrss, raw = _RECORD.unpack(
-        data
-    )
+    magic, kind, stage, op, number, pid, status, utime, stime, maxrss, raw = _RECORD.unpack(data)
     if magic != _MAGIC:
         raise _malformed("wrong magic")
     if kind not in KINDS:

@@ -90,12 +90,28 @@ class _Actor:
 
     def exited(self, status: int) -> None:
         self._send(
-            Event(events.EXITED, stage=events.STAGE_END, pid=2, status=status, utime_us=1000, stime_us=2000, maxrss_kib=512)
+            Event(
+                events.EXITED,
+                stage=events.STAGE_END,
+                pid=2,
+                status=status,
+                utime_us=1000,
+                stime_us=2000,
+                maxrss_kib=512,
+            )
         )
 
     def done(self, status: int) -> None:
         self._send(
-            Event(events.DONE, stage=events.STAGE_END, pid=9, status=status, utime_us=3000, stime_us=4000, maxrss_kib=1024)
+            Event(
+                events.DONE,
+                stage=events.STAGE_END,
+                pid=9,
+                status=status,
+                utime_us=3000,
+                stime_us=4000,
+                maxrss_kib=1024,
+            )
         )
 
     def tty(self) -> None:

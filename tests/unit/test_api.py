@@ -91,7 +91,12 @@ def test_import_brings_nothing_along() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["sandbox.api", "sandbox.launcher.spawn", "sandbox.runtime.session", "sandbox.runtime.report"],
+    [
+        "sandbox.api.run",
+        "sandbox.launcher.spawn",
+        "sandbox.runtime.session",
+        "sandbox.runtime.report",
+    ],
 )
 def test_the_start_path_is_light(module: str) -> None:
     assert loaded_by(f"import {module}") & HEAVY == set()

@@ -36,11 +36,6 @@ BELOW = set(TABLE)
 TABLE |= {"oci": BELOW | {"oci"}, "cli": BELOW | {"oci", "cli"}, "api": BELOW | {"oci", "api"}}
 TABLE |= {"__init__": {*BELOW, "api"}, "__main__": {"cli"}}
 
-# Exceptions, each with its reason: (file, room).
-ALLOWED = {
-    ("runtime/failed.py", "api"),  # only the type of the result that the error carries
-}
-
 # What starting a sandbox must never import: each costs more than the launcher's whole work.
 HEAVY = {
     *(
@@ -95,9 +90,7 @@ def test_imports_go_one_way(path: Path) -> None:
     for line, module in imported(path):
         parts = module.split(".")
         target = parts[1] if parts[0] == "sandbox" and len(parts) > 1 else ""
-        if not target or (str(path.relative_to(PACKAGE)), target) in ALLOWED:
-            continue
-        if target not in TABLE[own]:
+        if target and target not in TABLE[own]:
             wrong.append(f"{path}:{line}: {own} may not import {module}")
     assert not wrong, "\n".join(wrong)
 

@@ -52,7 +52,7 @@ class Result(Record):
     def check_returncode(self) -> None:
         """Raise CommandFailed unless the command succeeded."""
         if self.returncode:
-            from sandbox.runtime.failed import CommandFailed
+            from sandbox.api.failed import CommandFailed
 
             end = "exit code" if self.returncode > 0 else "signal"
             what = f"{self.args[0]!r} failed with {end} {abs(self.returncode)}"
