@@ -8,8 +8,8 @@ root=$2
 if ! [ -e "$root/usr/bin/bash" ] && ! [ -e "$root/bin/bash" ]; then
     rm -rf "$root"
     mkdir -p "$(dirname "$root")"
-    echo "\$ sbx rootfs from-host $root sh bash cat ls id uname hostname mount …"
-    "$sbx" rootfs from-host "$root" sh bash cat ls id uname hostname mount kill sleep ps head
+    echo "\$ sbx rootfs from-host $root sh bash cat ls id uname mount"
+    "$sbx" rootfs from-host "$root" sh bash cat ls id uname mount
 fi
 
 secret=$HOME/.cache/sbx-dev/secret
@@ -22,7 +22,7 @@ export secret neighbour
 echo "\$ sbx run --policy strict --report - -e secret -e neighbour $root sh -c '…'"
 "$sbx" run --policy strict --report - -e secret -e neighbour "$root" sh -c '
     echo "it runs on $(uname -sr), as $(id)"
-    echo "host name: $(hostname), processes that it sees: $(echo /proc/[0-9]*)"
+    echo "host name: $(uname -n), processes that it sees: $(echo /proc/[0-9]*)"
     try() {
         what=$1
         shift

@@ -4,7 +4,8 @@
 #
 # As root, the product is built by root and used by an unprivileged user (SBX_TEST_USER, made when
 # missing), so what that user needs lies in /var/lib/sbx-dev, wherever the checkout is.
-# As a normal user, everything lies in the checkout, and sudo is used where it asks for nothing.
+# As a normal user, everything lies in the checkout, or in the user's cache where the checkout cannot
+# be written; sudo is used where it asks for nothing.
 set -eu
 umask 022
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
@@ -18,9 +19,9 @@ if [ "$(id -u)" = 0 ]; then
     shared=/var/cache/sbx-dev
     venv=${VENV:-$state/venv}
 else
-    state=$checkout/build
-    shared=${XDG_CACHE_HOME:-$HOME/.cache}/sbx-dev
-    venv=${VENV:-$checkout/.venv}
+    shared=${XDG_CACHE_HOME:-${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}/.cache}/sbx-dev
+    if [ -w "$checkout" ]; then state=$checkout/build; else state=$shared/$key; fi
+    if [ -w "$checkout" ]; then venv=${VENV:-$checkout/.venv}; else venv=${VENV:-$state/venv}; fi
 fi
 source=$state/src
 mkdir -p "$state" "$shared"
@@ -62,30 +63,28 @@ missing_packages() {
     done
 }
 
-apt_updated=
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" \
+        >"$state/apt.log" 2>&1
+}
+
+# A fresh machine has no list of packages, and an old list names versions that are gone.
 apt_install() {
     have dpkg-query || return 1
     wanted=$(missing_packages "$@")
     [ -n "$wanted" ] || return 0
     can_root || return 1
     say "installing $wanted"
-    for _ in 1 2 3; do
-        # shellcheck disable=SC2086  # a list of package names
-        [ -z "$apt_updated" ] || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-            --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 $wanted \
-            >"$state/apt.log" 2>&1 && return 0
-        as_root apt-get update -qq -o Acquire::Retries=3 >"$state/apt-update.log" 2>&1 || true
-        apt_updated=yes
-    done
-    tail -n 5 "$state/apt.log" >&2
-    return 1
+    # shellcheck disable=SC2086  # a list of package names
+    set -- install -y --no-install-recommends $wanted
+    apt "$@" || { apt update; apt "$@"; } || { tail -n 5 "$state/apt.log" >&2; return 1; }
 }
 
 packages_run() {
     apt_install uidmap || have newuidmap ||
         say "uidmap is missing and cannot be installed: sandboxes will have one user id"
     find_python >/dev/null || apt_install python3 python3-venv || true
-    have musl-gcc || apt_install musl-tools linux-libc-dev || true
+    links_statically musl-gcc || apt_install musl-tools gcc linux-libc-dev || true
 }
 
 packages_test() {
@@ -93,7 +92,6 @@ packages_test() {
     apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap ||
         say "some packages of the tests are missing: the tests that need them will skip"
     have clang || apt_install clang || say "clang is missing: the decoder is fuzzed without coverage feedback"
-    for peer in crun firejail podman; do have $peer || true; done
 }
 
 # ---- the unprivileged user --------------------------------------------------------------------
@@ -165,18 +163,20 @@ make_venv() {
 
 # ---- build ------------------------------------------------------------------------------------
 
+links_statically() {
+    have "$1" && printf 'int main(void){return 0;}' | "$1" -static -x c - -o "$state/static-probe" 2>/dev/null
+}
+
 # The compiler of the static programs: musl first, because the launcher gets smallest with it.
 find_cc() {
     if [ -n "${CC:-}" ]; then echo "$CC"; return 0; fi
-    if have musl-gcc; then echo musl-gcc; return 0; fi
-    for cc in gcc clang cc; do
-        have $cc && printf 'int main(void){return 0;}' | $cc -static -x c - -o "$state/static-probe" 2>/dev/null &&
-            echo "$cc" && return 0
+    for cc in musl-gcc gcc clang cc; do
+        links_statically $cc && echo "$cc" && return 0
     done
     "$venv/bin/python" -c 'import ziglang' 2>/dev/null ||
         "$venv/bin/pip" install -qq --disable-pip-version-check ziglang >&2 ||
         fail "no C compiler that links statically" "install musl-tools and linux-libc-dev"
-    echo "$venv/bin/python -m ziglang cc -target $(uname -m)-linux-musl"
+    echo "'$venv/bin/python' -m ziglang cc -target $(uname -m)-linux-musl"
 }
 
 build() {
@@ -199,6 +199,7 @@ sync_source() {
     mkdir -p "$source"
     tar -C "$checkout" --exclude=./.git --exclude=./build --exclude=./.venv --exclude=./sandbox --exclude='__pycache__' -cf - . |
         tar -C "$source" -xf - --no-same-owner --no-same-permissions
+    chmod -R u+w,a+rX "$source"
 }
 
 # ---- a Debian root file system for the tests ----------------------------------------------------
