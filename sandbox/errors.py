@@ -8,6 +8,7 @@ SbxError                     what / cause / hint, exit code 125
 ├── SetupError               the launcher failed before the payload ran, OSError
 │   ├── CommandNotFound      127, FileNotFoundError
 │   └── CommandNotExecutable 126, PermissionError
+├── Interrupted              a signal came before the payload ran (128 + its number)
 ├── StateError               no such sandbox, or its state cannot be read, LookupError
 └── TimeoutExpired           the time limit ended the sandbox (124), TimeoutError
 """
@@ -100,6 +101,14 @@ class CommandNotExecutable(SetupError, PermissionError):
     """The command exists but the kernel cannot execute it."""
 
     exit_code = EXIT_NOT_EXECUTABLE
+
+
+class Interrupted(SbxError):
+    """Signal `number` ended the preparation; what it had made is removed."""
+
+    def __init__(self, what: str, *, number: int) -> None:
+        super().__init__(what)
+        self.exit_code = 128 + number
 
 
 class StateError(SbxError, LookupError):

@@ -27,7 +27,7 @@ from sandbox.runtime.report import (
     make_report,
     write_report,
 )
-from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
+from sandbox.runtime.signals import CAUGHT, FATAL, Interrupts, SignalInbox
 from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
 from sandbox.runtime.streams import Streams
 from sandbox.runtime.supervise import Outcome, Supervisor
@@ -192,6 +192,7 @@ class _Session:
         self._status = StatusLines(options.status_fd)
         self._began = time.monotonic()
         self._plan: Plan | None = None
+        self._interrupts = Interrupts()
 
     def elapsed_s(self) -> float:
         """Seconds since the session began."""
@@ -205,14 +206,24 @@ class _Session:
         for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
         storage, reason = _storage(self._policy, facts, self._task)
-        prepare_root = DRIVERS[storage]
-        if prepare_root is prepare_nothing:
+        if DRIVERS[storage] is prepare_nothing:
             return self._run(facts, self._task.rootfs, storage, reason)
         self._tell(f"preparing a {storage} of the root file system", reason)
+        if self._options.forward_signals:
+            self._interrupts.open()
+        try:
+            return self._run_prepared(facts, storage, reason)
+        finally:
+            self._interrupts.close()
+
+    def _run_prepared(self, facts: HostFacts, storage: str, reason: str) -> Report:
+        """A run in a root file system that is made for it and removed after it."""
         workspace = make_workspace()
         try:
             target = f"{workspace.path}/root"
-            for what, cause in prepare_root(self._task.rootfs, target, self._policy, facts):
+            with self._interrupts:
+                notes = DRIVERS[storage](self._task.rootfs, target, self._policy, facts)
+            for what, cause in notes:
                 self._tell(what, cause)
             return self._run(facts, target, storage, reason)
         finally:
@@ -246,6 +257,7 @@ class _Session:
         try:
             if options.forward_signals:
                 inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
+                self._interrupts.check()
             launched = launch(
                 message,
                 program=options.program,

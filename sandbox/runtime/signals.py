@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from sandbox.errors import Interrupted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
@@ -93,3 +95,55 @@ class SignalInbox:
         os.close(self.fd)
         os.close(self._writing)
         self.fd = self._writing = -1
+
+
+class Interrupts:
+    """Between `open` and `close` no signal ends this process before it has cleaned up.
+
+    Inside `with` the first one raises Interrupted, at all other times it waits for `check`. In
+    a thread other than the main one nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self._old: list[tuple[int, object]] = []
+        self._came = 0
+        self._raising = False
+
+    def open(self) -> None:
+        """Start catching what would end this process, unless the caller ignores it."""
+        for number in FORWARDED:
+            old = signal.getsignal(number)
+            if old in (signal.SIG_DFL, signal.default_int_handler):
+                try:
+                    signal.signal(number, self._on_signal)
+                except ValueError:  # not the main thread
+                    return
+                self._old.append((number, old))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        first, self._came = not self._came, self._came or number
+        if first and self._raising:
+            raise _interrupted(number)
+
+    def check(self) -> None:
+        """Raise Interrupted when a signal has come."""
+        if self._came:
+            raise _interrupted(self._came)
+
+    def __enter__(self) -> None:
+        self._raising = True
+        self.check()
+
+    def __exit__(self, *_: object) -> None:
+        self._raising = False
+
+    def close(self) -> None:
+        """Put everything back as it was."""
+        while self._old:
+            number, old = self._old.pop()
+            signal.signal(number, old)  # type: ignore[arg-type]
+
+
+def _interrupted(number: int) -> Interrupted:
+    name = signal_name(number)
+    return Interrupted(f"{name} came before the command was started", number=number)

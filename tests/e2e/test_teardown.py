@@ -1,6 +1,7 @@
 """Whatever part is killed, nothing is left: the folder's fixture looks for it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -86,6 +87,41 @@ def test_sigkill_with_a_copy(sbx: Sbx, rootfs: Path) -> None:
     finish(running)
     done = sbx("run", rootfs, "true")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def many_files(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system that takes a while to copy."""
+    root = tmp_path_factory.mktemp("many") / "rootfs"
+    shutil.copytree(rootfs, root, symlinks=True)
+    for folder in range(200):
+        (root / f"srv/{folder}").mkdir(parents=True)
+        for name in range(40):
+            (root / f"srv/{folder}/{name}").touch()
+    return root
+
+
+@pytest.mark.parametrize("delay_ms", [0, 20, 60])
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT"])
+def test_a_signal_during_the_copy_removes_it(
+    sbx: Sbx, many_files: Path, name: str, delay_ms: int
+) -> None:
+    """The command has not started, so sbx ends itself, when nothing is left any more."""
+    number = signal.Signals[f"SIG{name}"]
+    runs = sbx.cache / "sbx/runs"
+    before = set(runs.iterdir()) if runs.exists() else set()
+    running = sbx.start("run", "--storage", "copy", many_files, "sleep", "300")
+    end = time.monotonic() + 30
+    while not (roots := [p / "root" for p in set(runs.glob("[0-9]*")) - before]):
+        assert time.monotonic() < end
+    while not roots[0].exists():
+        assert time.monotonic() < end
+    time.sleep(delay_ms / 1000)
+    running.send_signal(number)
+    _, told = running.communicate(timeout=30)
+    assert running.returncode == 128 + number
+    assert f"SIG{name} came before the command was started" in told.decode()
+    assert set(runs.glob("[0-9]*")) - before == set()
 
 
 def test_closed_output_ends_the_run(sbx: Sbx, rootfs: Path) -> None:

@@ -131,19 +131,18 @@ def _look(name: bytes, at: int) -> os.stat_result:
 def _copy_packet(copier: EntryCopier, packet: bytes) -> None:
     """Copy a batch that the walker has offered."""
     folder, identity, files, others = marshal.loads(packet)  # noqa: S302 (from the walker)
+    at = to = -1
     try:
         at = open_below(copier.source, folder, identity)
+        to = open_below(copier.target, folder)
     except OSError as error:
         copier.judge(folder, error)
-        return
-    try:
-        to = open_below(copier.target, folder)
-        try:
-            copier.copy_batch(at, to, folder, files, others)
-        finally:
-            os.close(to)
+    else:
+        copier.copy_batch(at, to, folder, files, others)
     finally:
-        os.close(at)
+        for descriptor in (at, to):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 # ---- two processes ----
@@ -157,7 +156,7 @@ def _serve(copier: EntryCopier, queue: int, result: int, parent: int) -> None:
                 return
             _copy_packet(copier, packet)
     except OSError:
-        pass  # noted by judge(); the walker takes over what is left in the queue
+        pass  # the target is full: judge() noted it, and the walker will find the same
     copier.note_bytes()
     stats = copier.stats
     report = marshal.dumps((stats.counts, stats.problems, stats.closed, copier.linked))

@@ -16,8 +16,14 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+
     from sandbox.host.facts import HostFacts
     from sandbox.host.subids import Extents
+
+    Mask = set[signal.Signals | int]
+else:  # the module `signal` would import enum
+    import _signal as signal
 
 _START = (
     "import os, sys; sys.path.insert(0, sys.argv[1]); "
@@ -83,11 +89,12 @@ def _argv(module: str, arguments: tuple[str, ...], facts: HostFacts, single: boo
     return [*argv, "--", *program]
 
 
-def _collect(pid: int, output: int) -> tuple[int, bytes]:
+def _collect(pid: int, output: int, mask: Mask) -> tuple[int, bytes]:
     """Read to the end, which is when no process of the program is left; then reap it."""
     whole = False
     parts = []
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while part := os.read(output, 65536):
             parts.append(part)
         whole = True
@@ -118,14 +125,24 @@ def run_mapped(module: str, *arguments: str, facts: HostFacts, single: bool = Fa
             (os.POSIX_SPAWN_DUP2, writing, 1),
             (os.POSIX_SPAWN_DUP2, words, 2),
         ]
+        # An exception of a handler between here and the `try` of _collect would lose the child.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            pid = os.posix_spawn(argv[0], argv, _ENVIRONMENT, file_actions=actions, setpgroup=0)
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
+                _ENVIRONMENT,
+                file_actions=actions,
+                setpgroup=0,
+                setsigmask=mask,
+            )
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             cause = (error.strerror or "").lower()
             raise SbxError(f"cannot start {argv[0]}", cause=cause) from error
         finally:
             os.close(writing)
-        status, output = _collect(pid, reading)
+        status, output = _collect(pid, reading, mask)
         said = os.pread(words, _WORDS_BYTES, 0).decode("utf-8", "replace").strip()
         return Done(status, output.decode("utf-8", "surrogateescape"), said)
     finally:

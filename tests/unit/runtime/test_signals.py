@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from sandbox.runtime.signals import CAUGHT, SignalInbox, signal_name
+from sandbox.errors import Interrupted
+from sandbox.runtime.signals import CAUGHT, Interrupts, SignalInbox, signal_name
 
 
 @pytest.mark.parametrize("number", [n for n in signal.valid_signals() if n < 32])
@@ -78,3 +79,30 @@ def test_another_thread_catches_nothing_and_leaks_nothing() -> None:
     thread.join(10)
     assert found == [-1]
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_interrupt_is_raised_once_and_only_where_it_may() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    interrupts = Interrupts()
+    interrupts.open()
+    try:
+        with pytest.raises(Interrupted) as caught, interrupts:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.value.exit_code == 128 + signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)  # while the clean-up goes on
+    finally:
+        interrupts.close()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_interrupt_waits_for_the_next_check() -> None:
+    interrupts = Interrupts()
+    interrupts.open()
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(Interrupted, match="SIGHUP"):
+            interrupts.check()
+        with pytest.raises(Interrupted, match="SIGHUP"), interrupts:
+            raise AssertionError("this must not be reached")
+    finally:
+        interrupts.close()

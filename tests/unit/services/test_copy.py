@@ -350,3 +350,26 @@ def test_special_files_keep_their_kind(source: Path, tmp_path: Path) -> None:
     copy_tree(str(source), str(tmp_path / "copy"))
     assert stat.S_ISFIFO((tmp_path / "copy" / "links" / "fifo").lstat().st_mode)
     assert stat.S_ISSOCK((tmp_path / "copy" / "links" / "socket").lstat().st_mode)
+
+
+@pytest.mark.parametrize("half", ["source", "target"])
+def test_a_batch_that_cannot_be_opened_is_an_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    """Also in the second process: what it was offered must not be missing unsaid."""
+    copier = entries.EntryCopier(os.open(source, os.O_PATH), os.open(tmp_path, os.O_PATH))
+    refused = getattr(copier, half)
+
+    def open_below(root: int, path: bytes, _identity: object = None) -> int:
+        if root == refused:
+            raise OSError(errno.EMFILE, "too many")
+        return tree.open_below(root, path)
+
+    monkeypatch.setattr(copy, "open_below", open_below)
+    before = len(os.listdir("/proc/self/fd"))
+    copy._copy_packet(copier, marshal.dumps((b"", None, [b"plain"], [])))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert copier.stats.problems == [(b"", "too many")]
+    assert not (tmp_path / "plain").exists()
+    os.close(copier.source)
+    os.close(copier.target)
