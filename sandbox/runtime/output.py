@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import select
+import time
 
 from sandbox.runtime.endpoint import CHUNK_BYTES, Endpoint
 
@@ -16,8 +17,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from sandbox.runtime.pty import Pty
+
 
 _TERMINAL_BYTES = 1 << 20  # more than a pseudo-terminal can hold
+_END_KEY_S = 0.1  # between two offers of the end-of-file key
 
 
 class Budget:
@@ -49,9 +53,17 @@ class Outflow:
     a plain pipe would; a dead target closes the source, so the writer sees a broken pipe.
     """
 
-    def __init__(self, source: int, target: Endpoint | bytearray | None, budget: Budget) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: Endpoint | bytearray | None,
+        budget: Budget,
+        *,
+        pty: Pty | None = None,
+    ) -> None:
         self.source = source
         self.open = True
+        self._pty = pty
         self._target = target
         self._budget = budget
         self._pending = memoryview(b"")
@@ -126,6 +138,9 @@ class Outflow:
         except OSError as error:
             if error.errno != errno.EIO:  # a pty master whose other side is closed
                 raise
+            # Its end would hang up what still runs inside: it is kept until that is dead.
+            if self._pty and self._left is None and self._pty.revive():
+                return
             data = b""
         if not data:
             self.end()
@@ -161,19 +176,20 @@ class Inflow:
     """Caller → sandbox: its standard input, from an Endpoint or from bytes in memory.
 
     At most one chunk is read ahead of what the pipe takes. A payload that closes its input ends
-    the flow; the end of the source closes the pipe, or types the end-of-file key on a terminal.
+    the flow; the end of the source closes the pipe. On a terminal it types the end-of-file key,
+    and again whenever that was read: a program that discards what was typed before it started,
+    or the next one of a script, finds the end as it would find that of a pipe.
     """
 
     def __init__(
-        self, source: Endpoint | bytes | None, target: int, *, terminal: bool = False
+        self, source: Endpoint | bytes | None, target: int, *, pty: Pty | None = None
     ) -> None:
         self.target = target
         self.open = True
-        self._terminal = terminal  # a pty master: its descriptor belongs to the Outflow
+        self._pty = pty  # its master, the target, belongs to the Outflow
         self._source = source if isinstance(source, Endpoint) else None
         self._pending = memoryview(source if isinstance(source, bytes) else b"")
-        self._last = b"\n"
-        self._end_typed = False
+        self._next_end = 0.0
         if not self._source and not self._pending:
             self._end_of_source()
 
@@ -194,6 +210,8 @@ class Inflow:
         if ready.get(self.target, 0) & select.POLLERR:
             self.end()
             return
+        if self._next_end and not self._pending and time.monotonic() >= self._next_end:
+            self._offer_end()
         source = self._source
         # A plain file is always ready: only the payload's side sets the pace.
         pace = source.fd if source and source.polled else self.target
@@ -207,7 +225,8 @@ class Inflow:
         if self.open:
             self.open = False
             self._pending = memoryview(b"")
-            if not self._terminal:
+            self._next_end = 0.0
+            if not self._pty:
                 os.close(self.target)
 
     def _fill(self, source: Endpoint) -> None:
@@ -218,13 +237,25 @@ class Inflow:
             self._source = None
             self._end_of_source()
 
+    @property
+    def wake_at(self) -> float:
+        """When `step` is wanted whatever happens (time.monotonic()), 0.0 for never."""
+        return self._next_end
+
     def _end_of_source(self) -> None:
-        if not self._terminal:
+        if self._pty:
+            self._type_end(self._pty)
+        else:
             self.end()
-            return
-        # Typed behind a begun line, the key only hands that line over.
-        self._pending = memoryview(b"\x04" if self._last == b"\n" else b"\x04\x04")
-        self._end_typed = True
+
+    def _type_end(self, pty: Pty) -> None:
+        self._pending = memoryview(pty.end_key())
+        self._next_end = time.monotonic() + _END_KEY_S
+
+    def _offer_end(self) -> None:
+        self._next_end = time.monotonic() + _END_KEY_S
+        if self._pty and self._pty.is_read():
+            self._type_end(self._pty)
 
     def _flush(self) -> None:
         try:
@@ -234,11 +265,6 @@ class Inflow:
         except OSError:  # closed by the payload, or a terminal that hung up
             self.end()
             return
-        self._last = bytes(self._pending[:count][-1:])
         self._pending = self._pending[count:]
-        if self._pending or self._source:
-            return
-        if self._end_typed:
-            self.end()
-        else:
+        if not self._pending and not self._source and not self._next_end:
             self._end_of_source()

@@ -6,8 +6,6 @@ one. Opened before anything else of a run, while 0, 1 and 2 are still the caller
 
 from __future__ import annotations
 
-import os
-
 from sandbox.runtime.endpoint import Endpoint, open_endpoint
 from sandbox.runtime.output import Budget, Inflow, Outflow
 
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from sandbox.launcher.spawn import Launched
+    from sandbox.runtime.pty import Pty
 
     Input = int | bytes | None
     Output = int | bytearray | None
@@ -31,6 +30,7 @@ class Streams:
     def __init__(self, stdin: Input, stdout: Output, stderr: Output, limit_bytes: int) -> None:
         self.budget = Budget(limit_bytes)
         self.master = -1
+        self._pty: Pty | None = None
         self._endpoints: list[Endpoint] = []
         self._stdin = self._open(stdin, writing=False) if isinstance(stdin, int) else stdin
         self._stdout = self._open(stdout, writing=True) if isinstance(stdout, int) else stdout
@@ -56,11 +56,13 @@ class Streams:
 
     def attach_terminal(self, master: int) -> None:
         """Relay the pty `master`, which is ours from now on."""
-        os.set_blocking(master, False)
+        from sandbox.runtime.pty import Pty
+
         self.master = master
-        self._from_master = Outflow(master, self._stdout, self.budget)
+        self._pty = Pty(master)
+        self._from_master = Outflow(master, self._stdout, self.budget, pty=self._pty)
         self._outflows.append(self._from_master)
-        self._inflow = Inflow(self._stdin, master, terminal=True)
+        self._inflow = Inflow(self._stdin, master, pty=self._pty)
 
     def interest(self) -> Iterator[tuple[int, int]]:
         """Every (descriptor, poll mask) pair that some stream waits for."""
@@ -82,6 +84,13 @@ class Streams:
         self.master = -1
         if self._inflow:
             self._inflow.end()
+        if self._pty:
+            self._pty.close()
+
+    @property
+    def wake_at(self) -> float:
+        """When `step` is wanted whatever happens (time.monotonic()), 0.0 for never."""
+        return self._inflow.wake_at if self._inflow else 0.0
 
     @property
     def eager(self) -> bool:
@@ -116,6 +125,8 @@ class Streams:
             self._inflow.end()
         for flow in self._outflows:
             flow.end()
+        if self._pty:
+            self._pty.close()
         for endpoint in self._endpoints:
             endpoint.close()
         self._endpoints.clear()

@@ -94,10 +94,12 @@ class Supervisor:
             while not (self._dead and self._streams.drained):
                 self._turn()
         finally:
-            if not self._dead:
-                self._end_now()
-            if self._terminal:
-                self._terminal.leave()
+            try:
+                if not self._dead:
+                    self._end_now()
+            finally:
+                if self._terminal:
+                    self._terminal.leave()
         return self._outcome()
 
     def _turn(self) -> None:
@@ -130,10 +132,11 @@ class Supervisor:
     def _patience_ms(self) -> int | None:
         if self._streams.eager:
             return 0
-        if self._deadline is None:
+        wakes = [at for at in (self._deadline, self._streams.wake_at) if at]
+        if not wakes:
             return None
         # Rounded up: a poll that returns too early would only be repeated at once.
-        return max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
+        return max(0, int((min(wakes) - time.monotonic()) * 1000) + 1)
 
     # ---- the channel --------------------------------------------------------------------
 
@@ -262,9 +265,15 @@ class Supervisor:
         poller.register(fd if fd >= 0 else self._launched.channel.fileno(), select.POLLIN)
         end = time.monotonic() + patience_s
         while (left := end - time.monotonic()) > 0:
-            if poller.poll(left * 1000) and (fd >= 0 or not self._launched.channel.recv(1024)):
+            if poller.poll(left * 1000) and (fd >= 0 or self._channel_ended()):
                 return True
         return False
+
+    def _channel_ended(self) -> bool:
+        try:
+            return not self._launched.channel.recv(1024)
+        except ConnectionResetError:  # an order was left unread; the end itself comes after it
+            return False
 
     def _reap_if_dead(self) -> None:
         if self._launched.pidfd >= 0:

@@ -153,3 +153,53 @@ def test_characters_cannot_be_pushed_into_the_callers_terminal(terminal) -> None
         os.ttyname(shell.master).encode() not in shell.seen
         or b"/dev/pts/0" in os.ttyname(shell.master).encode()
     )
+
+
+# ---- the end of the input ---------------------------------------------------------------------
+
+
+def test_the_end_of_the_input_is_read_by_every_reader(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "-it", rootfs, "sh", "-c", "cat; cat; echo over", input="no newline")
+    assert done.returncode == 0
+    assert "over" in done.stdout
+
+
+@pytest.mark.parametrize(("typed", "code"), [(None, 0), ("exit 3\n", 3)])
+def test_the_end_of_the_input_ends_a_shell(
+    sbx: Sbx, rootfs: Path, typed: str | None, code: int
+) -> None:
+    assert sbx("run", "-it", rootfs, "sh", "-i", input=typed).returncode == code
+
+
+def test_the_end_of_the_input_survives_a_program_that_discards_what_was_typed(
+    sbx: Sbx, debian_own: Path
+) -> None:
+    flush = "import sys, time, termios; time.sleep(0.5); termios.tcflush(0, termios.TCIFLUSH); "
+    done = sbx("run", "-it", debian_own, "python3", "-c", f"{flush}print(repr(sys.stdin.read()))")
+    assert (done.returncode, done.stdout.strip()) == (0, "''")
+    assert sbx("run", "-it", debian_own, "bash").returncode == 0
+
+
+def test_a_command_that_leaves_its_terminal_goes_on(sbx: Sbx, rootfs: Path) -> None:
+    leave = "exec </dev/null >/dev/null 2>&1; sleep 0.3"
+    back = "echo back >/dev/console; exit 7"
+    done = sbx("run", "-t", rootfs, "sh", "-c", f"{leave}; {back}")
+    assert (done.returncode, done.stdout.strip()) == (7, "back")
+
+
+def test_a_session_that_hangs_up_the_terminal_ends_nothing_else(sbx: Sbx, debian_own: Path) -> None:
+    code = """
+import fcntl, os, signal, termios, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+fcntl.ioctl(0, termios.TIOCNOTTY)
+if os.fork() == 0:
+    os.setsid()
+    fcntl.ioctl(os.open("/dev/console", os.O_RDWR | os.O_NOCTTY), termios.TIOCSCTTY, 0)
+    os._exit(0)
+os.wait()
+time.sleep(0.3)
+os.write(os.open("/dev/console", os.O_WRONLY | os.O_NOCTTY), b"still here")
+os._exit(4)
+"""
+    done = sbx("run", "-t", debian_own, "python3", "-c", code)
+    assert (done.returncode, done.stdout.strip()) == (4, "still here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import pytest
 
 from sandbox.errors import SetupError
 from sandbox.launcher import events, fake
-from sandbox.launcher.spawn import Launched, launch
+from sandbox.launcher.spawn import Descriptors, Launched, launch
 from sandbox.runtime import supervise
 from sandbox.runtime.report import conclude
 from sandbox.runtime.signals import CAUGHT, SignalInbox
@@ -275,3 +276,39 @@ def test_descriptors_do_not_leak() -> None:
     before = set(os.listdir("/proc/self/fd"))
     Run([["tty"], ["tty"], *START, *fake.success()[3:]], tty=True)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("order", [b"", b"unread"])
+def test_the_end_of_a_channel_with_unread_orders_is_no_error(order: bytes) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if order:
+        ours.send(order)
+    theirs.close()  # with something unread, the next receive is a connection reset
+    streams = Streams(None, None, None, 0)
+    supervisor = Supervisor(Launched(Descriptors(), ours), streams, SignalInbox())
+    assert supervisor._await_death(5.0)
+    streams.close()
+    ours.close()
+
+
+def test_the_terminal_is_restored_even_when_the_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Restored:
+        def enter(self) -> None:
+            seen.append("enter")
+
+        def leave(self) -> None:
+            seen.append("leave")
+
+        def copy_size(self, _master: int) -> None:
+            raise AssertionError("there is no terminal")
+
+    def broken(_: Supervisor) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(Supervisor, "_turn", broken)
+    monkeypatch.setattr(Supervisor, "_end_now", broken)
+    with pytest.raises(OSError, match="broken"):
+        Run([], terminal=Restored())
+    assert seen == ["enter", "leave"]
