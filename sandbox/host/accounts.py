@@ -24,9 +24,10 @@ class Account(Record):
 
 
 def _lines(root: str, path: str) -> list[list[str]]:
+    """The fields of every line; none when there is no such file. Raises OSError."""
     try:
         data = read_file(root, path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [line.split(":") for line in data.decode("utf-8", "replace").split("\n")]
 
@@ -63,17 +64,19 @@ def find_account(root: str, user: int | str, group: int | str | None) -> Account
     number = _number(wanted)
     # A policy's number and the same digits in quotes mean the same user.
     key = 2 if number is not None else 0
+    cause = "the root file system's /etc/passwd has no such line"
     found = None
-    for fields in _lines(root, "/etc/passwd"):
-        if len(fields) > key and fields[key] == wanted:
-            found = _account(fields)
-            break
+    try:
+        for fields in _lines(root, "/etc/passwd"):
+            if len(fields) > key and fields[key] == wanted:
+                found = _account(fields)
+                break
+    except OSError as error:
+        cause = _unreadable("/etc/passwd", error)
     if found is None:
         if number is None:
             raise PolicyError(
-                f'no user "{wanted}" inside',
-                cause="the root file system's /etc/passwd has no such line",
-                hint="use a number with --user",
+                f'no user "{wanted}" inside', cause=cause, hint="use a number with --user"
             )
         found = Account(number)
     if group is None:
@@ -85,13 +88,19 @@ def _find_group(root: str, group: str) -> int:
     number = _number(group)
     if number is not None:
         return number
-    for fields in _lines(root, "/etc/group"):
-        if len(fields) >= 3 and fields[0] == group:
-            number = _number(fields[2])
-            if number is not None:
-                return number
+    cause = "the root file system's /etc/group has no such line"
+    try:
+        for fields in _lines(root, "/etc/group"):
+            if len(fields) >= 3 and fields[0] == group:
+                number = _number(fields[2])
+                if number is not None:
+                    return number
+    except OSError as error:
+        cause = _unreadable("/etc/group", error)
     raise PolicyError(
-        f'no group "{group}" inside',
-        cause="the root file system's /etc/group has no such line",
-        hint="use a number with --user UID:GID",
+        f'no group "{group}" inside', cause=cause, hint="use a number with --user UID:GID"
     )
+
+
+def _unreadable(path: str, error: OSError) -> str:
+    return f"the root file system's {path} cannot be read: {(error.strerror or '').lower()}"

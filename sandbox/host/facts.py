@@ -14,7 +14,7 @@ class HostFacts(Record):
     `newuidmap`/`newgidmap`: absolute path of the helper or "" when it is missing.
     `landlock_abi`: 0 when absent. `overlay`: kernel overlayfs mounts in a user namespace.
     `userns_error`, `proc_error`: "" when it works, else the reason in the kernel's words.
-    `max_map_lines`: extents one map may hold (340 since Linux 4.15).
+    `subids_error`: why there are no ranges, "" when none were given to the caller.
     """
 
     uid: int
@@ -33,3 +33,4 @@ class HostFacts(Record):
     landlock_abi: int
     seccomp: bool
     time_namespace: bool
+    subids_error: str = ""

@@ -207,13 +207,17 @@ def _store(key: tuple[Any, ...], found: tuple[Any, ...]) -> None:
 # ---- facts ----
 
 
-def _subordinate(kind: str, name: str, uid: int, own: int) -> tuple[tuple[int, int], ...]:
+def _subordinate(
+    name: str, uid: int, gid: int
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...], str]:
+    """Both kinds of ranges, or neither and why."""
     from sandbox.host.subids import read_subids
 
     try:
-        return read_subids(kind, name, uid, own).ranges
-    except SbxError:
-        return ()  # ranges that overlap are as good as none; doctor says what is wrong
+        uids = read_subids("uid", name, uid, uid).ranges
+        return uids, read_subids("gid", name, uid, gid).ranges, ""
+    except SbxError as error:
+        return (), (), f"{error.what}: {error.cause}"
 
 
 def _userns_error(outcome: Outcome) -> str:
@@ -243,11 +247,12 @@ def _find() -> tuple[tuple[Any, ...], bool]:
     whole = attempt("facts")
     parts = [Outcome(*part) for part in whole.value] if whole.ok else [whole] * 6
     userns, overlay, proc, landlock, seccomp, time_namespace = parts
-    lasting = userns.ok and all(part.errno in _LASTING for part in parts)
+    subuids, subgids, subids_error = _subordinate(name, uid, gid)
+    lasting = userns.ok and all(part.errno in _LASTING for part in parts) and not subids_error
     found = (
         name,
-        _subordinate("uid", name, uid, uid),
-        _subordinate("gid", name, uid, gid),
+        subuids,
+        subgids,
         find_helper("newuidmap"),
         find_helper("newgidmap"),
         _userns_error(userns),
@@ -256,6 +261,7 @@ def _find() -> tuple[tuple[Any, ...], bool]:
         landlock.value if landlock.ok else 0,
         seccomp.ok,
         time_namespace.ok,
+        subids_error,
     )
     return found, lasting
 
@@ -266,7 +272,7 @@ def host_facts(*, refresh: bool = False) -> HostFacts:
     Never raises for what is missing: the facts say so.
     """
     found = None if refresh else _load().get(cache_key())
-    if type(found) is not tuple or len(found) != 11:
+    if type(found) is not tuple or len(found) != 12:
         found, lasting = _find()
         if lasting:
             # The key anew: a trial makes the kernel load the overlay module.

@@ -55,7 +55,7 @@ def _missing_ranges(facts: HostFacts) -> tuple[str, str, str] | None:
         if not ranges:
             return (
                 f'no subordinate {"user" if kind == "uid" else "group"} ids for "{name}"',
-                f'/etc/sub{kind} has no line for "{name}" or {facts.uid}',
+                facts.subids_error or f'/etc/sub{kind} has no line for "{name}" or {facts.uid}',
                 'run "sbx doctor" for the command that gives a free range; '
                 'or set identity.map = "single" in the policy',
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.errors import HostError
 from sandbox.host import attempt as attempt_module
 from sandbox.host import helpers, probe, userns
 from sandbox.host.attempt import Outcome, attempt
@@ -331,3 +332,17 @@ def test_start_path_stays_light(state: Path) -> None:
     assert not loaded & (
         heavy | {"sandbox.host.attempt", "sandbox.host.subids", "sandbox.host.helpers"}
     )
+
+
+@pytest.mark.usefixtures("trials")
+def test_ranges_that_cannot_be_read_are_none_for_a_reason(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> object:
+        raise HostError("cannot read /etc/subuid", cause="permission denied")
+
+    monkeypatch.setattr("sandbox.host.subids.read_subids", refuse)
+    facts = probe.host_facts()
+    assert facts.subuids == facts.subgids == ()
+    assert facts.subids_error == "cannot read /etc/subuid: permission denied"
+    assert not (state / "facts").exists()

@@ -65,6 +65,13 @@ def test_missing_ranges_refuse_or_degrade(facts: HostFacts, lack: dict[str, obje
     assert [d.layer for d in lost] == ["subids"]
 
 
+def test_unreadable_ranges_are_told_apart_from_missing_ones(facts: HostFacts) -> None:
+    why = "cannot read /etc/subuid: permission denied"
+    with pytest.raises(HostError) as caught:
+        choose_ids(strict(), facts.replace(subuids=(), subids_error=why), Account(1000))
+    assert caught.value.cause == why
+
+
 def test_single_with_more_groups_is_refused_by_strict(facts: HostFacts) -> None:
     policy = _with(strict(), map="single")
     choose_ids(policy, facts, Account(1000))
