@@ -10,11 +10,13 @@ SbxError                     what / cause / hint, exit code 125
 │   └── CommandNotExecutable 126, PermissionError
 ├── Interrupted              a signal came before the payload ran (128 + its number)
 ├── StateError               no such sandbox, or its state cannot be read, LookupError
+├── OutputError              what was asked for cannot be printed (1), OSError
 └── TimeoutExpired           the time limit ended the sandbox (124), TimeoutError
 """
 
 from __future__ import annotations
 
+EXIT_OUTPUT = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 EXIT_SETUP = 125
@@ -113,6 +115,12 @@ class Interrupted(SbxError):
 
 class StateError(SbxError, LookupError):
     """The named sandbox does not exist, or its recorded state is not usable."""
+
+
+class OutputError(SbxError, OSError):
+    """Standard output does not take what a command has to show."""
+
+    exit_code = EXIT_OUTPUT
 
 
 class TimeoutExpired(SbxError, TimeoutError):

@@ -85,9 +85,14 @@ def _apply(flags: Flags, option: str, key: str, value: Any) -> str:
 
 def raise_problems(problems: tuple[str, ...], program: str) -> None:
     """Raise one UsageError that names every problem, if there is one."""
+    if problems:
+        raise problems_error(problems, program)
+
+
+def problems_error(problems: tuple[str, ...], program: str) -> UsageError:
+    """Return one UsageError that names every problem; there is at least one."""
     hint = f"try '{program} --help'"
     if len(problems) == 1:
-        raise UsageError(problems[0], hint=hint)
-    if problems:
-        what = f"the command line has {len(problems)} problems"
-        raise UsageError(what, problems=problems, hint=hint)
+        return UsageError(problems[0], hint=hint)
+    what = f"the command line has {len(problems)} problems"
+    return UsageError(what, problems=problems, hint=hint)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
-from sandbox.cli.groups import CommandGroup, usage_hint
+from sandbox.cli import foreign, render
+from sandbox.cli.groups import Command, CommandGroup, usage_hint
 from sandbox.cli.options import GROUPS, RUN_OPTIONS, Option
 from sandbox.cli.parse import make_parsed
 from sandbox.errors import UsageError
@@ -47,6 +48,7 @@ _EXPLAIN_HELP = """Show what `sbx run` with the same arguments would do, and sta
 
 Every step names where it came from: a policy, an option, or sbx itself.
 """
+_TABLE_COMMANDS = {"run": (_RUN_HELP, _RUN_EPILOG), "explain": (_EXPLAIN_HELP, "")}
 _SHORT_HELP = {
     "run": "Run a command in a sandbox.",
     "explain": "Show the plan of a run and where each step comes from.",
@@ -102,7 +104,7 @@ def _click_option(option: Option) -> click.Option:
     )
 
 
-class _RunCommand(click.Command):
+class _RunCommand(Command):
     """A command with the options of the table, shown in its groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -152,7 +154,7 @@ def _table_command(name: str, text: str, epilog: str) -> click.Command:
     )
 
 
-@click.command("completion", short_help=_SHORT_HELP["completion"])
+@click.command("completion", cls=Command, short_help=_SHORT_HELP["completion"])
 @click.argument("shell", type=click.Choice(SHELLS))
 def _completion(shell: str) -> int:
     """Print the completion script of SHELL.
@@ -166,7 +168,7 @@ def _completion(shell: str) -> int:
     if found is None:
         raise UsageError(f"no completion for {shell}")
     script = found(group(), {}, "sbx", COMPLETE_VARIABLE)
-    click.echo(script.source_template % script.source_vars())
+    render.show_text(script.source_template % script.source_vars())
     return 0
 
 
@@ -177,10 +179,8 @@ class _Commands(CommandGroup):
         return list(_SHORT_HELP)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "run":
-            return _table_command("run", _RUN_HELP, _RUN_EPILOG)
-        if cmd_name == "explain":
-            return _table_command("explain", _EXPLAIN_HELP, "")
+        if cmd_name in _TABLE_COMMANDS:
+            return _table_command(cmd_name, *_TABLE_COMMANDS[cmd_name])
         if cmd_name == "completion":
             return _completion
         if cmd_name not in _SHORT_HELP:
@@ -220,6 +220,7 @@ def group() -> click.Group:
 
 def start(argv: list[str]) -> int:
     """Run a command line through click and return the exit code. Raises SbxError."""
+    argv = _plea_for_help(argv)
     try:
         # click's own main() would end the process when a reader goes away.
         with (commands := group()).make_context("sbx", argv) as context:
@@ -229,7 +230,7 @@ def start(argv: list[str]) -> int:
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
-        raise _usage_error(error) from error
+        raise _usage_error(error, argv) from error
     return code if isinstance(code, int) else 0
 
 
@@ -239,17 +240,28 @@ def complete() -> int:
     return shell_complete(group(), {}, "sbx", COMPLETE_VARIABLE, instruction)
 
 
-def _usage_error(error: click.ClickException) -> UsageError:
+def _plea_for_help(argv: list[str]) -> list[str]:
+    """Return `help COMMAND` as `COMMAND --help`, and so a -h of `run` that has no name with it."""
+    if argv[:1] == ["help"]:
+        return [*argv[1:], "--help"]
+    return [argv[0], "--help"] if argv[1:] == ["-h"] else argv
+
+
+def _usage_error(error: click.ClickException, argv: list[str]) -> UsageError:
     """Return the same error in our words."""
     context = getattr(error, "ctx", None)
-    program = context.command_path if context else "sbx"
+    plain = argv[0] if argv and argv[0] in _TABLE_COMMANDS else ""
+    program = f"sbx {plain}" if plain else context.command_path if context else "sbx"
+    if plain and (wrong := foreign.wrong_line(argv[1:], program)):
+        return wrong
     if isinstance(error, click.NoSuchOption):
         what = f'no such option "{error.option_name}"'
         known = [name for p in context.command.params for name in p.opts] if context else []
         return UsageError(what, hint=usage_hint(program, error.option_name, known))
     if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
         what = f'missing argument "{(error.param.name or "").upper()}"'
-    else:
-        text = error.format_message().rstrip(".").replace("'", '"')
-        what = f"{text[:1].lower()}{text[1:]}"
+        usage = context.command.collect_usage_pieces(context) if context else []
+        return UsageError(what, hint=f"usage: {' '.join([program, *usage])}")
+    text = error.format_message().rstrip(".").replace("'", '"')
+    what = f"{text[:1].lower()}{text[1:]}"
     return UsageError(what, hint=usage_hint(program))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sandbox.cli import render
 from sandbox.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,16 +16,42 @@ if TYPE_CHECKING:
 
 def usage_hint(program: str, wrong: str = "", known: Iterable[str] = ()) -> str:
     """Return the hint of a usage error: the nearest known name, if any, and where help is."""
+    return " ".join(filter(None, (near_name(wrong, known), f"try '{program} --help'")))
+
+
+def near_name(wrong: str, known: Iterable[str]) -> str:
+    """Return "did you mean NAME?" with the nearest known name, "" when none is near."""
     near = get_close_matches(wrong, known, n=1)
-    help_hint = f"try '{program} --help'"
-    return f"did you mean {near[0]}? {help_hint}" if near else help_hint
+    return f"did you mean {near[0]}?" if near else ""
 
 
-class CommandGroup(click.Group):
+def _show_help(ctx: click.Context, _param: object = None, wanted: bool = True) -> None:
+    if wanted and not ctx.resilient_parsing:
+        render.show_text(ctx.get_help())
+        ctx.exit()
+
+
+class _OwnHelp(click.Command):
+    """Prints help where everything is printed: a full disk must not end in a traceback."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class Command(_OwnHelp):
+    """One command."""
+
+
+class CommandGroup(_OwnHelp, click.Group):
     """A group that shows its help when no command is named."""
 
+    command_class = Command
+
     def __init__(self, name: str, **more: Any) -> None:
-        super().__init__(name, invoke_without_command=True, callback=_show_help, **more)
+        super().__init__(name, invoke_without_command=True, callback=_show_group, **more)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -37,6 +64,6 @@ class CommandGroup(click.Group):
 
 
 @click.pass_context
-def _show_help(ctx: click.Context) -> None:
+def _show_group(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        _show_help(ctx)

@@ -28,19 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
+        return _dispatch(words)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPT
     except BrokenPipeError:
-        _discard_output()
         return _EXIT_BROKEN_PIPE
     except SbxError as error:
         return _fail(error, error, words, started)
     except Exception as error:  # the last line of defence: no traceback unless asked for
         return _fail(render.internal_error(error), error, words, started)
+    finally:
+        render.discard(sys.stdout, sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -62,25 +60,10 @@ def _dispatch(words: list[str]) -> int:
 def _fail(shown: SbxError, error: Exception, words: list[str], started: float) -> int:
     """Print an error as the command line asks for, and return its exit code."""
     flags = given_flags(words[1:]) if words[:1] and words[0] in _PLAIN else set(words)
-    try:
-        if "--debug" in flags:
-            render.show_traceback(error, started)
-        render.show_error(shown, json="--json" in flags)
-    except OSError:
-        _discard_output()
+    if "--debug" in flags:
+        render.show_traceback(error, started)
+    render.show_error(shown, json="--json" in flags)
     return shown.exit_code
-
-
-def _discard_output() -> None:
-    """Let nothing that is still buffered fail again when the interpreter ends."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except OSError:
-            os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 if __name__ == "__main__":

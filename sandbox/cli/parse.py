@@ -13,7 +13,7 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     Raw = str | bool | tuple[str, ...]
 
@@ -72,7 +72,19 @@ def given_flags(argv: Sequence[str], options: Sequence[Option] = RUN_OPTIONS) ->
 
     It tells how an error in the line shall be shown (--json, --debug).
     """
+    parsed, _unknown = misread(argv, {}, options)
+    return {name for name, value in parsed.values if value is True}
+
+
+def misread(
+    argv: Sequence[str], following: Mapping[str, int], options: Sequence[Option] = RUN_OPTIONS
+) -> tuple[Parsed, list[str]]:
+    """Return what a line that is wrong says before ROOTFS, and the options that do not exist.
+
+    `following`: how many words belong to an option that does not exist, where that is known.
+    """
     values: dict[str, Raw] = {}
+    unknown: list[str] = []
     names = _names(options)
     at = 0
     while at < len(argv):
@@ -81,7 +93,19 @@ def given_flags(argv: Sequence[str], options: Sequence[Option] = RUN_OPTIONS) ->
             break
         except _Unplain as unplain:
             at += unplain.args[0]
-    return {name for name, value in values.items() if value is True}
+            name, alone = _unknown_name(argv[at - 1], names)
+            unknown += [name] if name else []
+            at += following.get(name, 0) if alone else 0
+    return make_parsed(values, "", (), options), unknown
+
+
+def _unknown_name(word: str, names: Mapping[str, object]) -> tuple[str, bool]:
+    """The unknown option in one word, "" for none, and whether its value would be the next."""
+    if word.startswith("--"):
+        name, equals, _text = word.partition("=")
+        return ("" if name in names else name), not equals
+    short = next((char for char in word[1:] if f"-{char}" not in names), "")
+    return (f"-{short}" if short else ""), word.endswith(short)
 
 
 def _names(options: Sequence[Option]) -> dict[str, tuple[Option, bool]]:

@@ -6,10 +6,11 @@ byte of an argument or file name that is not UTF-8, is shown as an escape.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
-from sandbox.errors import SbxError
+from sandbox.errors import OutputError, SbxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,24 +42,66 @@ def _escape_char(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _write(stream: TextIO | None, lines: list[str]) -> None:
+def _write(stream: TextIO, lines: list[str]) -> None:
     """Write lines, already escaped; characters that the stream lacks become escapes too."""
-    if stream is None:
-        return
     text = "".join(f"{line}\n" for line in lines)
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
 
 
+def _print(lines: list[str]) -> None:
+    """Write to standard output, which is the result: raises OutputError when it takes none.
+
+    A reader that went away is no failure of ours: BrokenPipeError stays what it is.
+    """
+    if sys.stdout is None:
+        raise OutputError("cannot write to standard output", cause="it is closed")
+    try:
+        _write(sys.stdout, lines)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise OutputError("cannot write to standard output", cause=cause) from error
+
+
+def _tell(lines: list[str]) -> None:
+    """Write to standard error; where it takes nothing, nobody is left to be told."""
+    if sys.stderr is None:
+        return
+    try:
+        _write(sys.stderr, lines)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(*streams: TextIO | None) -> None:
+    """Let nothing that is still buffered fail again when the interpreter ends."""
+    for stream in streams:
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
 def show(*lines: str) -> None:
     """Print lines of a result on standard output."""
-    _write(sys.stdout, [escape(line) for line in lines])
+    _print([escape(line) for line in lines])
+
+
+def show_text(text: str) -> None:
+    """Print a text of our own on standard output, as it stands: help, a script."""
+    _print(text.rstrip("\n").split("\n"))
 
 
 def note(*lines: str) -> None:
     """Print lines for people on standard error."""
-    _write(sys.stderr, [escape(line) for line in lines])
+    _tell([escape(line) for line in lines])
 
 
 def warn(what: str, cause: str = "", *, json: bool = False) -> None:
@@ -66,7 +109,7 @@ def warn(what: str, cause: str = "", *, json: bool = False) -> None:
     if json:
         from json import dumps
 
-        _write(sys.stderr, [dumps({"warning": what, "cause": cause})])
+        _tell([dumps({"warning": what, "cause": cause})])
     else:
         note(f"sbx: warning: {what}{f': {cause}' if cause else ''}")
 
@@ -75,7 +118,7 @@ def show_json(value: object) -> None:
     """Print one JSON value on standard output, indented; ASCII, so nothing needs an escape."""
     import json
 
-    _write(sys.stdout, json.dumps(value, indent=2, default=str).split("\n"))
+    _print(json.dumps(value, indent=2, default=str).split("\n"))
 
 
 def error_lines(error: SbxError) -> list[str]:
@@ -94,7 +137,7 @@ def show_error(error: SbxError, *, json: bool = False) -> None:
         return
     from json import dumps
 
-    _write(sys.stderr, [dumps(error.as_dict())])
+    _tell([dumps(error.as_dict())])
 
 
 def internal_error(error: Exception) -> SbxError:

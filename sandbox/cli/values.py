@@ -22,9 +22,24 @@ if TYPE_CHECKING:
 
 # What every mount of a sandbox is anyway.
 _IMPLIED_MOUNT_WORDS = ("rw", "nosuid", "nodev")
+# What docker and podman accept after SOURCE:TARGET: each asks for something that we do not do.
+_FOREIGN_VOLUME_WORDS = {
+    **dict.fromkeys(("z", "Z"), "asks for another SELinux label, and sbx changes none"),
+    **dict.fromkeys(("U", "idmap"), "asks for other owners, and sbx changes none"),
+    "O": "asks for an overlay, which only the root file system has",
+    **dict.fromkeys(("dev", "suid"), "asks for more than a sandbox is ever given"),
+    **dict.fromkeys(
+        ("shared", "rshared", "slave", "rslave", "private", "rprivate"),
+        "asks for a propagation, and mounts of a sandbox are always private",
+    ),
+    **dict.fromkeys(("cached", "delegated", "consistent"), "has no meaning on Linux"),
+    "nocopy": "is for named volumes, which do not exist",
+}
 _TRUE = ("", "true", "1", "yes")
 _FALSE = ("false", "0", "no")
 _NAME_MAX = 63
+# More than execve(2) takes of arguments and environment together.
+ENV_FILE_BYTES_MAX = 4 << 20
 _LAUNCHER_DESCRIPTORS = range(100, 110)
 
 
@@ -91,8 +106,8 @@ def volume(text: str) -> Settings:
     words = parts[2].split(",") if len(parts) == 3 else []
     for word in words:
         if word not in {"ro", "rw", "optional"}:
-            known = "use ro, rw or optional"
-            raise ValueError(f"{quote(word)} in {quote(text)} is not known; {known}")
+            why = _FOREIGN_VOLUME_WORDS.get(word, "is not known")
+            raise ValueError(f"{quote(word)} in {quote(text)} {why}; use ro, rw or optional")
     if "ro" in words and "rw" in words:
         raise ValueError(f"{quote(text)} says both ro and rw")
     if "ro" in words:
@@ -117,6 +132,8 @@ def mount(text: str) -> Settings:
         return _bind_mount(fields)
     if kind == "tmpfs":
         return _tmpfs_mount(fields)
+    if kind == "volume":
+        raise ValueError("named volumes do not exist; use type=bind with a folder as source")
     raise ValueError(f"type {quote(kind)} is not known; use bind or tmpfs")
 
 
@@ -213,13 +230,15 @@ def env_file(path: str) -> Settings:
 
     Values are taken as they stand: no quotes, no escapes, no expansion.
     """
+    from sandbox.linux.files import read_whole
+
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            lines = file.read().split("\n")
-    except OSError as error:
-        raise ValueError(f"cannot read {quote(path)}: {(error.strerror or '').lower()}") from error
+        data = read_whole(path, ENV_FILE_BYTES_MAX)
+    except (OSError, ValueError) as error:
+        cause = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ValueError(f"cannot read {quote(path)}: {cause}") from error
     table: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(os.fsdecode(data).split("\n"), 1):
         text = line.removesuffix("\r").lstrip()
         if not text or text.startswith("#"):
             continue

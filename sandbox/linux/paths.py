@@ -35,6 +35,21 @@ def config_dir() -> str:
     return f"{_base('XDG_CONFIG_HOME', _home() + '/.config')}/sbx"
 
 
+def absolute(path: str) -> str:
+    """The absolute path of `path`, without "." and "..", links not followed.
+
+    Raises SbxError for a relative one where the current folder has been removed.
+    """
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise SbxError(
+            f'cannot find "{path}"',
+            cause="the path is relative, and the current folder is gone",
+            hint="change to a folder that exists, or give an absolute path",
+        ) from error
+
+
 def private_dir(path: str) -> str:
     """Create `path` with mode 0700 where needed, check that nobody else can reach into it.
 

@@ -10,7 +10,7 @@ import os
 import stat
 
 from sandbox.errors import PolicyError
-from sandbox.linux.paths import config_dir, policies_dir
+from sandbox.linux.paths import absolute, config_dir, policies_dir
 from sandbox.policy import cache
 from sandbox.policy.fields import suggest
 from sandbox.policy.merge import Layer as Layer
@@ -89,7 +89,7 @@ def _find(ref: str, folders: tuple[str, ...]) -> _File:
     if "\0" in ref or "\n" in ref or not ref:
         raise PolicyError(f"{quote(ref)} is not the name of a policy")
     if "/" in ref or (ref.endswith(SUFFIX) and os.path.lexists(ref)):
-        return _at_path(os.path.abspath(ref), ref)
+        return _at_path(absolute(ref), ref)
     return _find_name(ref, folders)
 
 
@@ -106,8 +106,7 @@ def _find_parent(parent: str, child: _File, folders: tuple[str, ...]) -> _File:
         )
     near = os.path.normpath(os.path.join(os.path.dirname(child.path), parent))
     if "/" in parent or (parent.endswith(SUFFIX) and os.path.lexists(near)):
-        origin = parent if parent.startswith("/") else os.path.relpath(near)
-        return _at_path(near, min(near, origin, key=len))
+        return _at_path(near, _short(near))
     try:
         # A user's policy may have the name of the one that it changes.
         others = [folder for folder in folders if f"{folder}/{parent}{SUFFIX}" != child.path]
@@ -118,6 +117,14 @@ def _find_parent(parent: str, child: _File, folders: tuple[str, ...]) -> _File:
             cause=error.cause,
             hint=error.hint,
         ) from None
+
+
+def _short(path: str) -> str:
+    """An absolute path as people know it: seen from the current folder where that is shorter."""
+    try:
+        return min(path, os.path.relpath(path), key=len)
+    except OSError:
+        return path
 
 
 def _is_name(text: str) -> bool:

@@ -108,25 +108,12 @@ def _compile(
 
 
 def read_profile(path: str) -> bytes:
-    """The bytes of a profile: a regular file of at most PROFILE_BYTES_MAX."""
+    """The bytes of a profile, at most PROFILE_BYTES_MAX."""
     from sandbox.errors import PolicyError
+    from sandbox.linux.files import read_whole
 
-    what = f'cannot read the seccomp profile "{path}"'
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for somebody to write into it.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if os.fstat(fd).st_mode & 0o170000 != 0o100000:
-                raise PolicyError(what, cause="it is not a regular file")
-            text = bytearray()
-            while len(text) <= PROFILE_BYTES_MAX and (part := os.read(fd, PROFILE_BYTES_MAX + 1)):
-                text += part
-        finally:
-            os.close(fd)
+        return read_whole(path, PROFILE_BYTES_MAX)
     except (OSError, ValueError) as error:
-        if isinstance(error, PolicyError):
-            raise
-        raise PolicyError(what, cause=getattr(error, "strerror", None) or str(error)) from error
-    if len(text) > PROFILE_BYTES_MAX:
-        raise PolicyError(what, cause=f"it is bigger than {PROFILE_BYTES_MAX} bytes")
-    return bytes(text)
+        cause = (getattr(error, "strerror", None) or str(error)).lower()
+        raise PolicyError(f'cannot read the seccomp profile "{path}"', cause=cause) from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from sandbox.cli import render
+from sandbox.cli.groups import Command
 
 
-@click.command("doctor", short_help="Find out what this machine can do.")
+@click.command("doctor", cls=Command, short_help="Find out what this machine can do.")
 @click.option("--json", "as_json", is_flag=True, help="Show the findings as JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
 def command(as_json: bool) -> int:

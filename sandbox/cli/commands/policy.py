@@ -27,7 +27,7 @@ def policy_names() -> tuple[str, ...]:
 command = CommandGroup("policy", help="List, show and check policies.")
 
 
-@command.command("list")
+@command.command("list", short_help="List the policies by name.")
 @_json
 @_debug
 def list_policies(as_json: bool) -> int:
@@ -41,7 +41,7 @@ def list_policies(as_json: bool) -> int:
     return 0
 
 
-@command.command("show")
+@command.command("show", short_help="Show what a policy holds.")
 @click.argument("policy")
 @_json
 @_debug
@@ -59,7 +59,7 @@ def show_policy(policy: str, as_json: bool) -> int:
     return 0
 
 
-@command.command("check")
+@command.command("check", short_help="Check policies, warn of what they widen.")
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @_json
 @_debug

@@ -8,6 +8,7 @@ import platform
 import click
 
 from sandbox.cli import render
+from sandbox.cli.groups import Command
 
 DISTRIBUTION = "sbx-runner"
 
@@ -33,7 +34,7 @@ def show_version(*, as_json: bool) -> None:
         render.show(f"sbx {version}")
 
 
-@click.command("version", short_help="Show the version.")
+@click.command("version", cls=Command, short_help="Show the version.")
 @click.option("--json", "as_json", is_flag=True, help="Show it as JSON, with Python and kernel.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
 def command(as_json: bool) -> int:

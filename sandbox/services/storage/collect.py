@@ -13,6 +13,7 @@ import subprocess
 
 from sandbox.host.elf import MAGIC, ElfError, ElfFile, env_target, host_runs, read_shebang
 from sandbox.host.libraries import LibraryFinder
+from sandbox.linux.paths import absolute
 from sandbox.services.storage import evident
 from sandbox.services.storage.inventory import Inventory
 
@@ -59,7 +60,7 @@ class Collector:
     def find(self, name: str) -> str | None:
         """The absolute path of an executable `name`; a name with a slash is taken as a path."""
         if "/" in name:
-            return os.path.abspath(name)
+            return absolute(name)
         for folder in self._dirs:
             path = os.path.join(folder, name)
             if os.path.isfile(path) and os.access(path, os.X_OK):

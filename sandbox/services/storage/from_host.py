@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 
 from sandbox.errors import RootfsError
+from sandbox.linux.paths import absolute
 from sandbox.record import Record
 from sandbox.services.storage.collect import SYSTEM_PATH, Collector, search_path
 from sandbox.services.storage.inventory import links_at_top, words
@@ -97,7 +98,7 @@ def build(
     (bytes done, bytes in all). Raises RootfsError with every problem found, and then leaves
     `out` as it was.
     """
-    out = os.path.abspath(out)
+    out = absolute(out)
     _check_target(out, force)
     collector = _collect(tuple(programs), includes)
     inventory = collector.inventory
@@ -208,7 +209,7 @@ def _collect(programs: tuple[str, ...], includes: Sequence[tuple[str, str]]) -> 
 
 def _include(collector: Collector, source: str, inside: str) -> None:
     problems = collector.inventory.problems
-    path = os.path.abspath(source)
+    path = absolute(source)
     if not os.path.exists(path):
         problems.append(f"--include {source}: no such file or directory")
     elif inside and (not inside.startswith("/") or ".." in inside.split("/")):

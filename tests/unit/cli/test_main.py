@@ -298,3 +298,35 @@ def test_sbx_error_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(entry, "_dispatch", fail)
     assert main(["run"]) == 125
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["help"], "sbx [OPTIONS] [COMMAND]"),
+        (["help", "run"], "sbx run [OPTIONS] ROOTFS COMMAND [ARG]..."),
+        (["run", "-h"], "sbx run [OPTIONS] ROOTFS COMMAND [ARG]..."),
+        (["explain", "-h"], "sbx explain [OPTIONS] ROOTFS COMMAND [ARG]..."),
+        (["help", "policy", "show"], "sbx policy show [OPTIONS] POLICY"),
+        (["policy", "show", "-h"], "sbx policy show [OPTIONS] POLICY"),
+    ],
+)
+def test_pleas_for_help(capsys: pytest.CaptureFixture[str], words: list[str], usage: str) -> None:
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"Usage: {usage}")
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "root"], ["explain"], ["policy", "show"]])
+def test_what_is_missing_shows_the_usage(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    assert f"hint: usage: sbx {' '.join(words[:1])}" in capsys.readouterr().err
+
+
+def test_no_help_is_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["policy"], ["rootfs"]):
+        assert main(words) == 0
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2]

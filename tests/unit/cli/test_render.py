@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.cli import render
-from sandbox.errors import PolicyError, SbxError
+from sandbox.errors import OutputError, PolicyError, SbxError
 
 
 @given(st.text(alphabet=st.characters()))
@@ -88,10 +88,12 @@ def test_stream_that_knows_only_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stream.buffer.getvalue() == b"na\\xefve \\u6f22\n"
 
 
-def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that cannot be shown is an error; of a note, nobody is left to be told."""
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", None)
-    render.show("x")
+    with pytest.raises(OutputError):
+        render.show("x")
     render.warn("y")
 
 

@@ -70,7 +70,7 @@ def test_bind_mount(text: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("type=volume,source=a,target=/b", '"volume" is not known'),
+        ("type=volume,source=a,target=/b", "named volumes do not exist"),
         ("type=bind,source=a,target=/b", "named volumes"),
         ("type=bind,target=/b", "needs source"),
         ("type=bind,source=/a", "needs target"),

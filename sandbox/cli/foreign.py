@@ -1,0 +1,102 @@
+"""Options of docker, podman and bwrap that `run` lacks or calls otherwise, each with what to do.
+
+The one table of them; a word leaves it when it becomes an option of `options`. Read only when a
+command line is wrong.
+"""
+
+from __future__ import annotations
+
+from sandbox.cli.flags import problems_error, read_flags
+from sandbox.cli.groups import near_name, usage_hint
+from sandbox.cli.options import RUN_OPTIONS
+from sandbox.cli.parse import misread
+from sandbox.errors import UsageError
+
+_NOT_YET = "not in this version"
+_IN_FOREGROUND = f"{_NOT_YET}: a sandbox runs in the foreground; use your shell's &"
+_NO_CGROUP = f"{_NOT_YET}: there are no limits for all processes together yet"
+_NO_PORTS = f"{_NOT_YET}: ports cannot be published; --network=host shows the host's network"
+_NO_IMAGES = f"{_NOT_YET}: ROOTFS is a folder, which an image is unpacked into first"
+_OWN_NAMESPACES = "not needed: a sandbox has namespaces of its own for everything"
+_ALWAYS = "not needed: always so"
+_KERNEL_FILES = "not needed: /proc, /dev and /sys are as the policy says"
+
+# Names, how many words follow as values, and what to do instead.
+_ROWS: tuple[tuple[str, int, str], ...] = (
+    # docker and podman
+    ("--rm", 0, "not needed: nothing is left when the command ends"),
+    ("-d --detach", 0, _IN_FOREGROUND),
+    ("-p --publish", 1, _NO_PORTS),
+    ("-P --publish-all", 0, _NO_PORTS),
+    ("-m --memory", 1, f"{_NO_CGROUP}; --ulimit as=BYTES bounds each process"),
+    ("--memory-swap --memory-reservation --shm-size", 1, _NO_CGROUP),
+    ("-c --cpus --cpu-shares --cpuset-cpus", 1, f"{_NO_CGROUP}; --ulimit cpu=SECONDS for each"),
+    ("--pids-limit", 1, f"{_NO_CGROUP}; --ulimit nproc=N bounds the processes of the sandbox"),
+    ("--privileged", 0, "not possible for a normal user; --policy permissive allows most"),
+    ("--entrypoint", 1, "write the program after ROOTFS: sbx run ROOTFS PROGRAM [ARG]..."),
+    ("--device", 1, "use -v DEVICE:DEVICE, for /dev/fuse, /dev/kvm and /dev/net/tun"),
+    ("--userns", 1, 'the policy decides: identity.map = "range", "single" or "keep-id"'),
+    ("--pid --ipc --uts --cgroupns", 1, f"{_OWN_NAMESPACES}, and the host's cannot be joined"),
+    ("--dns --add-host", 1, "mount a file instead: -v ./FILE:/etc/resolv.conf:ro or /etc/hosts"),
+    ("--sysctl", 1, 'put it into a policy file: sysctls."NAME" = "VALUE"'),
+    ("--stop-timeout", 1, "put it into a policy file: process.grace"),
+    ("--stop-signal", 1, "put process.grace into a policy file; sbx itself sends TERM, then KILL"),
+    ("--rootfs", 0, "not needed: the first word that is no option is ROOTFS"),
+    ("--platform --pull", 1, _NO_IMAGES),
+    ("--restart", 1, _NOT_YET),
+    ("-l --label --label-file --annotation --cidfile", 1, f"{_NOT_YET}; see --name and --report"),
+    ("--log-driver --log-opt", 1, "output goes to where sbx's own goes; redirect it"),
+    ("-a --attach", 1, "output is always attached; -i connects standard input"),
+    ("--group-add", 1, "-u USER:GROUP sets the one group inside"),
+    ("--volumes-from --link --health-cmd --runtime --gpus", 1, _NOT_YET),
+    ("--apparmor --selinux", 1, "sbx changes no label and no profile"),
+    # bwrap
+    ("--bind", 2, "use -v SRC:DST"),
+    ("--ro-bind", 2, "use -v SRC:DST:ro"),
+    ("--bind-try", 2, "use -v SRC:DST:optional"),
+    ("--ro-bind-try", 2, "use -v SRC:DST:ro,optional"),
+    ("--dev-bind --dev-bind-try", 2, "use -v SRC:DST, for /dev/fuse, /dev/kvm and /dev/net/tun"),
+    ("--overlay-src --overlay --tmp-overlay --ro-overlay", 1, "see --storage and --persist"),
+    ("--remount-ro", 1, "use --read-only for the root, -v SRC:DST:ro for a volume"),
+    ("--proc --dev --mqueue", 1, _KERNEL_FILES),
+    ("--dir", 1, "use --tmpfs DST, or make it in ROOTFS"),
+    ("--symlink --file --bind-data --ro-bind-data", 2, "make it in ROOTFS, or use -v SRC:DST:ro"),
+    ("--unshare-all --unshare-user --unshare-ipc --unshare-pid", 0, _OWN_NAMESPACES),
+    ("--unshare-uts --unshare-cgroup --unshare-user-try --unshare-cgroup-try", 0, _OWN_NAMESPACES),
+    ("--unshare-net", 0, "use --network=none, which all built-in policies have"),
+    ("--share-net", 0, "use --network=host"),
+    ("--setenv", 2, "use -e NAME=VALUE"),
+    ("--unsetenv", 1, "put it into a policy file: process.env.NAME = false"),
+    ("--clearenv", 0, "not needed: only what the policy names is passed on"),
+    ("--chdir --cwd", 1, "use -w DIR"),
+    ("--uid", 1, "use -u USER[:GROUP]"),
+    ("--gid", 1, "use -u USER:GROUP"),
+    ("--die-with-parent --new-session --disable-userns", 0, _ALWAYS),
+    ("--as-pid-1", 0, "use --no-init"),
+    ("--seccomp --add-seccomp-fd", 1, "use --security-opt seccomp=FILE"),
+    ("--info-fd --json-status-fd", 1, "use --status-fd N"),
+    ("--sync-fd --block-fd --args", 1, _NOT_YET),
+)  # fmt: skip
+
+FOREIGN = {name: (values, hint) for names, values, hint in _ROWS for name in names.split()}
+
+
+_FOLLOWING = {name: values for name, (values, _hint) in FOREIGN.items()}
+
+
+def wrong_line(argv: list[str], program: str) -> UsageError | None:
+    """Everything wrong with the options of a line of `run`, if it has some that do not exist."""
+    parsed, unknown = misread(argv, _FOLLOWING)
+    if not unknown:
+        return None
+    known = [name for option in RUN_OPTIONS for name in option.names]
+    others = read_flags(parsed).problems
+    if len(unknown) == 1 and not others:
+        name = unknown[0]
+        hint = FOREIGN[name][1] if name in FOREIGN else usage_hint(program, name, known)
+        return UsageError(f'no such option "{name}"', hint=hint)
+    lines = {
+        name: FOREIGN[name][1] if name in FOREIGN else near_name(name, known) for name in unknown
+    }
+    found = [f"{name}: no such option{'; ' if hint else ''}{hint}" for name, hint in lines.items()]
+    return problems_error((*found, *others), program)

@@ -1,0 +1,73 @@
+"""Words of docker, podman and bwrap: each gets a line that says what to do here."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.cli import foreign
+from sandbox.cli.main import main
+from sandbox.cli.options import RUN_OPTIONS
+from sandbox.cli.values import mount, volume
+
+OWN = {name for option in RUN_OPTIONS for name in option.names}
+OWN |= {option.negative for option in RUN_OPTIONS if option.kind == "negatable"}
+
+
+def test_no_option_of_ours_is_foreign() -> None:
+    assert not OWN & set(foreign.FOREIGN)
+
+
+def test_hints_name_only_options_that_exist() -> None:
+    for name, (_values, hint) in foreign.FOREIGN.items():
+        words = hint.replace(",", " ").replace(";", " ").replace("=", " ").split()
+        assert {word for word in words if word.startswith("-")} <= OWN, name
+
+
+@pytest.mark.parametrize("name", sorted(foreign.FOREIGN))
+def test_each_has_its_hint(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    values, hint = foreign.FOREIGN[name]
+    assert main(["run", name, *["x"] * values, "root", "command"]) == 2
+    assert capsys.readouterr().err == (f'sbx: error: no such option "{name}"\n  hint: {hint}\n')
+
+
+def test_all_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    line = (
+        "run --rm -dit -p 80:80 --memory=1g -m1g --bind /a /b --nmae=x --env-file /nowhere -Z "
+        "image sh --cpus"
+    )
+    assert main(line.split()) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "sbx: error: the command line has 9 problems"
+    assert [line.split()[0] for line in shown[1:]] == [
+        "--rm:", "-d:", "-p:", "--memory:", "-m:", "--bind:", "--nmae:", "-Z:", "--env-file:",
+        "hint:",
+    ]  # fmt: skip
+    assert "--nmae: no such option; did you mean --name?" in shown[7]
+
+
+@given(st.lists(st.sampled_from([*foreign.FOREIGN, *sorted(OWN), "x", "-", "--", "--a=b", "-it"])))
+def test_no_line_is_too_odd(words: list[str]) -> None:
+    """Whatever the line is, what does not exist in it is what is named."""
+    error = foreign.wrong_line(words, "sbx run")
+    if error is not None:
+        found = "\n".join([error.what, *error.problems])
+        assert "no such option" in found
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("z", "SELinux"), ("ro,Z", "SELinux"), ("U", "owners"), ("rshared", "private"),
+     ("cached", "Linux"), ("x", "is not known")],
+)  # fmt: skip
+def test_volume_words(word: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"{reason}.*; use ro, rw or optional"):
+        volume(f"/a:/b:{word}")
+
+
+def test_volume_mounts() -> None:
+    with pytest.raises(ValueError, match="named volumes do not exist; use type=bind"):
+        mount("type=volume,source=data,target=/data")
+    with pytest.raises(ValueError, match='"npipe" is not known; use bind or tmpfs'):
+        mount("type=npipe,source=data,target=/data")
