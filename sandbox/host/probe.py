@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-import stat
 import sys
-import time
 
 from sandbox.errors import SbxError
 from sandbox.host.facts import HostFacts
-from sandbox.linux.paths import private_dir, state_dir
+from sandbox.linux import private_cache
+from sandbox.linux.paths import state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,9 +39,8 @@ FILES = (
 )
 PLACES = ("/proc/self/ns/user", "/proc/self/ns/mnt", "/")
 
-_FORMAT = 1  # of the cache, and of what the trials mean; part of the key
-_ENTRIES = 8
-_MAX_CACHE_BYTES = 65536
+_FORMAT = 2  # of the cache, and of what the trials mean; part of the key
+_FIELDS = 12  # of what `_find` returns
 # Refusals that stay as they are until something in the key changes. Others (out of memory, no
 # answer) are tried again by the next run.
 _LASTING = (
@@ -158,50 +156,23 @@ def cache_key() -> tuple[Any, ...]:
     )
 
 
-def _cache_file() -> str:
-    return f"{state_dir()}/facts"
+def _folder() -> str:
+    return f"{state_dir()}/host"
 
 
-def _load() -> dict[Any, Any]:
-    """What the cache holds; {} when it is missing, damaged, or not ours alone."""
+def _load(key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """What is remembered for a key, None when there is no sound entry."""
+    body = private_cache.load(_folder(), repr(key).encode())
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(_cache_file(), flags)
-    except OSError:
-        return {}
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
-            return {}
-        if found.st_mode & 0o077 or found.st_size > _MAX_CACHE_BYTES:
-            return {}
-        entries = marshal.loads(os.read(descriptor, _MAX_CACHE_BYTES))  # noqa: S302 - checked to be ours
-    except (OSError, ValueError, EOFError, TypeError):
-        return {}
-    finally:
-        os.close(descriptor)
-    return entries if type(entries) is dict else {}
+        found = marshal.loads(body or b"")  # noqa: S302 - only this user could have written it
+    except (ValueError, EOFError, TypeError):
+        return None
+    return found if type(found) is tuple and len(found) == _FIELDS else None
 
 
 def _store(key: tuple[Any, ...], found: tuple[Any, ...]) -> None:
-    """Remember `found` beside the facts of a few other contexts; failing to is no failure."""
-    entries = {k: v for k, v in _load().items() if k != key}
-    # A reader that raced loses its entry and tries again: no lock is needed.
-    kept = dict(list(entries.items())[-(_ENTRIES - 1) :]) | {key: found}
-    try:
-        folder = private_dir(state_dir())
-        temporary = f"{folder}/.facts.{os.getpid()}.{time.monotonic_ns()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600)
-    except (OSError, SbxError):
-        return
-    try:
-        os.write(descriptor, marshal.dumps(kept, 4))
-        os.rename(temporary, f"{folder}/facts")
-    except OSError:
-        os.unlink(temporary)
-    finally:
-        os.close(descriptor)
+    """Remember `found`; failing to is no failure."""
+    private_cache.store(_folder(), repr(key).encode(), marshal.dumps(found, 4))
 
 
 # ---- facts ----
@@ -271,8 +242,8 @@ def host_facts(*, refresh: bool = False) -> HostFacts:
 
     Never raises for what is missing: the facts say so.
     """
-    found = None if refresh else _load().get(cache_key())
-    if type(found) is not tuple or len(found) != 12:
+    found = None if refresh else _load(cache_key())
+    if found is None:
         found, lasting = _find()
         if lasting:
             # The key anew: a trial makes the kernel load the overlay module.

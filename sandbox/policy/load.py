@@ -174,19 +174,19 @@ def read_policy(path: str, origin: str) -> dict[str, Any]:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise PolicyError(what, cause="it is not a regular file")
-        key = cache.file_key(path, found)
-        content = cache.load(path, key) if cache.is_cacheable(found) else None
+        state = cache.file_state(found)
+        content = cache.load(path, state) if cache.is_cacheable(found) else None
         if content is not None:
             return content
         text = _read_text(fd, what)
-        unchanged = cache.file_key(path, os.fstat(fd)) == key
+        unchanged = cache.file_state(os.fstat(fd)) == state
     except OSError as error:
         raise PolicyError(what, cause=(error.strerror or "").lower()) from error
     finally:
         os.close(fd)
     content = _parse(text, origin)
     if unchanged and cache.is_cacheable(found):
-        cache.store(path, key, content)
+        cache.store(path, state, content)
     return content
 
 

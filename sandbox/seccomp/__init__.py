@@ -76,7 +76,7 @@ def build(
         wanted = (seccomp.base, seccomp.groups, seccomp.sockets, nested, landlock_tcp)
     else:
         wanted = (None, tuple(sorted(capabilities)), os.uname().release)
-    key = cache.key(ascii(wanted).encode(), text)
+    key = cache.make_key(ascii(wanted).encode(), text)
     if key and (found := cache.load(cache_dir, key)):
         return Program(*found)
     made = _compile(seccomp, text, nested, landlock_tcp, capabilities)
