@@ -14,6 +14,7 @@ from sandbox.errors import OutputError, SbxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TextIO
 
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -161,7 +162,7 @@ def show_time(what: str, started: float) -> None:
     note(f"sbx: debug: {what} after {(time.monotonic() - started) * 1000:.1f} ms")
 
 
-def table(rows: list[tuple[str, ...]], widest: int = 60) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], widest: int = 60) -> list[str]:
     """Lines with columns aligned; a cell above `widest` characters only moves its own line."""
     escaped = [tuple(escape(cell) for cell in row) for row in rows]
     widths = [

@@ -1,4 +1,4 @@
-"""What people ask about policies: what one allows more than its parent, what it holds, which exist.
+"""What people ask about policies: what one allows more than its parent, and which exist.
 
 Only restricting a parent is unremarkable; `widenings` names everything else. It compares two
 finished policies, so it does not matter how a file spells its wishes.
@@ -12,8 +12,8 @@ from sandbox.errors import SbxError
 from sandbox.policy import model
 from sandbox.policy.load import SUFFIX, Layer, load_policy, names, read_policy, search_path
 from sandbox.policy.merge import build_policy
-from sandbox.policy.units import format_duration, format_limit, format_size, quote
-from sandbox.record import Record
+from sandbox.policy.show import format_rlimit
+from sandbox.policy.units import format_duration, format_size, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,9 +57,6 @@ _BOUNDS: dict[str, tuple[float, Callable[[Any], str]]] = {
     "process.timeout": (_UNBOUNDED, format_duration),
     "process.output_limit": (_UNBOUNDED, format_size),
 }
-_SIZES = ("filesystem.size", "filesystem.shm", "process.output_limit")
-_BYTE_LIMITS = ("as", "data", "fsize", "memlock", "rss", "stack")
-_TIMES = ("process.timeout", "process.grace")
 
 
 def widenings(layers: Sequence[Layer]) -> list[str]:
@@ -162,16 +159,7 @@ def _limits(parent: model.Policy, child: model.Policy) -> Iterable[str]:
         if new is None:
             yield f"rlimits.{old.name}: is the caller's own again"
         elif _above(new.soft, old.soft) or _above(new.hard, old.hard):
-            yield f"rlimits.{old.name}: {_limit(old)} becomes {_limit(new)}"
-
-
-def _limit(limit: model.Rlimit) -> str:
-    if limit.name not in _BYTE_LIMITS:
-        return format_limit(limit.soft, limit.hard)
-    sides = [
-        "unlimited" if side is None else format_size(side) for side in (limit.soft, limit.hard)
-    ]
-    return ":".join(dict.fromkeys(sides))
+            yield f"rlimits.{old.name}: {format_rlimit(old)} becomes {format_rlimit(new)}"
 
 
 def _above(new: int | None, old: int | None) -> bool:
@@ -192,50 +180,6 @@ def _others(parent: model.Policy, child: model.Policy) -> Iterable[str]:
     for layer in model.LAYERS:
         if parent.refuses(layer) and not child.refuses(layer):
             yield f"on_missing.{layer}: refuse becomes degrade"
-
-
-def describe(policy: model.Policy) -> list[tuple[str, str, str]]:
-    """Every value of a policy: (key, value as a policy file may hold it, where it came from)."""
-    found: list[tuple[str, str, str]] = []
-    for section, values in policy:
-        if isinstance(values, Record):
-            for name, value in values:
-                found += _describe_key(policy, f"{section}.{name}", value)
-    found += [(f"rlimits.{limit.name}", quote(_limit(limit)), "") for limit in policy.rlimits]
-    for section, pairs in (("sysctls", policy.sysctls), ("on_missing", policy.on_missing)):
-        found += [(f"{section}.{name}", quote(value), "") for name, value in pairs]
-    return [(key, value, origin or policy.origin(key)) for key, value, origin in found]
-
-
-def _describe_key(policy: model.Policy, key: str, value: Any) -> Iterable[tuple[str, str, str]]:
-    if key == "process.env":
-        for name, text in value:
-            yield f"{key}.{name}", quote(text), ""
-    elif key in {"filesystem.mounts", "filesystem.tmpfs"}:
-        for entry in value:
-            yield f"{key}.{entry.target}", _inline(entry), ""
-    elif isinstance(value, tuple):
-        yield key, f"[{', '.join(quote(item) for item in value)}]", policy.origin(key)
-    else:
-        yield key, _show(key, value), ""
-
-
-def _show(key: str, value: Any) -> str:
-    if key in _SIZES:
-        return quote(format_size(value))
-    if key in _TIMES:
-        return quote(format_duration(value))
-    return quote("" if value is None else value)
-
-
-def _inline(entry: model.Mount | model.Tmpfs) -> str:
-    """A mount as an inline table of TOML."""
-    shown = []
-    for name, value in entry:
-        if name == "size":
-            value = format_size(value)
-        shown.append(f"{name} = {f'0o{value:04o}' if name == 'mode' else quote(value)}")
-    return f"{{ {', '.join(shown)} }}"
 
 
 def available(search: tuple[str, ...] | None = None) -> list[tuple[str, str, str]]:

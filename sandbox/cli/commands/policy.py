@@ -9,7 +9,7 @@ import click
 from sandbox.cli import render
 from sandbox.cli.groups import CommandGroup
 from sandbox.errors import PolicyError
-from sandbox.policy import check
+from sandbox.policy import check, show
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
 
@@ -46,16 +46,21 @@ def list_policies(as_json: bool) -> int:
 @_json
 @_debug
 def show_policy(policy: str, as_json: bool) -> int:
-    """Show every value of POLICY, a name or a path, and where it came from."""
+    """Show every value of POLICY, a name or a path, and where it came from.
+
+    What is shown is a policy file itself, which extends nothing.
+    """
     layers = load_policy(policy)
-    rows = check.describe(build_policy(layers))
+    built = build_policy(layers)
     if as_json:
+        rows = show.describe(built)
         values = [dict(zip(("key", "value", "origin"), row, strict=True)) for row in rows]
         files = [{"origin": layer.origin, "path": layer.path} for layer in reversed(layers)]
         render.show_json({"name": layers[-1].name, "files": files, "values": values})
         return 0
     render.show(f"# {' extends '.join(layer.path for layer in reversed(layers))}")
-    render.show(*render.table([(f"{key} = {value}", f"# {origin}") for key, value, origin in rows]))
+    lines = [(line, f"# {origin}" if origin else "") for line, origin in show.toml_rows(built)]
+    render.show(*render.table(lines))
     return 0
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandbox.policy.check import available, describe, widenings
+from sandbox.policy.check import available, widenings
 from sandbox.policy.load import load_policy
-from sandbox.policy.merge import Layer, build_policy
+from sandbox.policy.merge import Layer
 from tests.unit.policy.conftest import write_policy
 
 
@@ -139,25 +138,6 @@ def test_a_dropped_profile() -> None:
 def test_a_policy_without_parent_is_compared_with_strict() -> None:
     assert widenings(load_policy("strict")) == []
     assert "identity.root: false becomes true" in widenings(load_policy("default"))
-
-
-@pytest.mark.parametrize("name", ["strict", "default", "ci", "permissive"])
-def test_shown_values_are_toml_and_build_the_same_policy(name: str) -> None:
-    policy = build_policy(load_policy(name))
-    data: dict[str, Any] = {"filesystem": {"mounts": [], "tmpfs": []}}
-    for key, value, origin in describe(policy):
-        assert origin == policy.origin(key)
-        parsed = tomllib.loads(f"x = {value}")["x"]
-        section, _, rest = key.partition(".")
-        table, _, entry = rest.partition(".")
-        if table in {"mounts", "tmpfs"}:
-            data["filesystem"][table].append(parsed)
-        elif table == "env":
-            data.setdefault("process", {}).setdefault("env", {})[entry] = parsed
-        elif key != "seccomp.profile":
-            data.setdefault(section, {})[rest] = parsed
-    again = build_policy([Layer("shown.toml", data, name=name)])
-    assert again.replace(origins=()) == policy.replace(origins=())
 
 
 def test_the_list(folder: Path, home: Path) -> None:

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import PolicyError
-from sandbox.policy.check import compare, describe
+from sandbox.policy.check import compare
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import Layer, build_policy
 from sandbox.policy.schema import SECTIONS, TABLES, TOP
+from sandbox.policy.show import describe
 from sandbox.policy.validate import validate_request
 
 _WORDS = (
