@@ -39,7 +39,8 @@ _ORIGIN = "sandbox.run"
 class Result(Record):
     """What came of a command: as subprocess.CompletedProcess, with the report of the run.
 
-    `returncode` is the exit code, or minus the number of the signal that ended the command.
+    `returncode` is the exit code, or minus the number of the signal that ended the command; 125
+    for a success whose output could not be written.
     `stdout`, `stderr` are bytes (str in text mode) where captured, else None.
     """
 
@@ -168,7 +169,7 @@ def _words(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
 
 def _returncode(report: Report) -> int:
     if report.code is not None:
-        return report.code
+        return report.code or (report.exit_code if report.reason == "output-lost" else 0)
     return -(report.signal or report.exit_code - 128)
 
 

@@ -35,8 +35,8 @@ ROOTFS is never written. Options end at ROOTFS; everything after COMMAND belongs
 """
 _RUN_EPILOG = """\b
 Exit codes: the command's own; 128+N when signal N ended it; 124 time limit;
-125 sbx failed before the command ran; 126 not executable; 127 not found;
-2 wrong usage.
+125 sbx failed before the command ran, or its output could not be written;
+126 not executable; 127 not found; 2 wrong usage.
 
 \b
 Examples:

@@ -16,6 +16,7 @@ import select
 import stat
 
 from sandbox.errors import SbxError
+from sandbox.launcher.spawn import FIRST_PRIVATE
 
 CHUNK_BYTES = 1 << 16
 _TTY_CHUNK_BYTES = 256  # Linux calls a terminal writable while at least this much fits
@@ -55,7 +56,8 @@ class Endpoint:
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno in _GONE:
+            # On a plain file EIO is the disk's.
+            if error.errno in _GONE and (self.polled or error.errno != errno.EIO):
                 raise BrokenPipeError from error
             raise
 
@@ -94,24 +96,23 @@ def open_endpoint(fd: int, *, writing: bool) -> Endpoint | None:
 
 
 def _duplicate(fd: int) -> int:
+    """A copy of our own, above the numbers that callers give a meaning to."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a low RLIMIT_NOFILE: the launch has words for it
+            raise
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _reopen(fd: int, mode: int) -> int:
-    """Open the same pipe or terminal anew, not blocking; -1 when it may not be opened."""
+    """Open the same pipe or terminal anew, not blocking; -1 when it cannot be opened."""
     flags = mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        return _above_stdio(os.open(f"/proc/self/fd/{fd}", flags))
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a pipe without readers
-            raise
+        opened = os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
         return -1
-
-
-def _above_stdio(fd: int) -> int:
-    if fd > 2:
-        return fd
     try:
-        return _duplicate(fd)
+        return _duplicate(opened)
     finally:
-        os.close(fd)
+        os.close(opened)

@@ -44,13 +44,19 @@ class Budget:
         self.exceeded = self.exceeded or allowed < count
         return allowed
 
+    def lose(self, count: int) -> None:
+        """Count `count` bytes that were taken as dropped after all."""
+        self.passed -= count
+        self.dropped += count
+
 
 class Outflow:
     """Sandbox → caller: one stream's bytes, in order, within a Budget.
 
     The source is our end of a pipe or a pty master. The target is an Endpoint, a bytearray, or
     None for nowhere. With a slow target the source is left to fill, which slows the writer as
-    a plain pipe would; a dead target closes the source, so the writer sees a broken pipe.
+    a plain pipe would; a dead target closes the source, so the writer sees a broken pipe, and
+    what it had written until then counts as dropped.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class Outflow:
         """Move what can be moved, given the descriptors that poll found ready."""
         target = self._target if isinstance(self._target, Endpoint) else None
         if self.open and target and not self._pending and ready.get(target.fd, 0):
-            self.end()  # its reader is gone: nothing else is reported without a wish
+            self.abandon()  # its reader is gone: nothing else is reported without a wish
         if self.open and not self._pending and (self.source in ready or self.eager):
             self._fill()
         if self.open and self._pending and target:
@@ -108,16 +114,16 @@ class Outflow:
             self._left = _TERMINAL_BYTES
 
     def abandon(self) -> None:
-        """Count what is still buffered as dropped and close."""
-        self._budget.dropped += len(self._pending)
-        self._budget.passed -= len(self._pending)
+        """Count what is buffered now as dropped and close."""
+        if self._left is None:
+            self.finish()
+        self._budget.lose(len(self._pending))
         self._pending = memoryview(b"")
         self._target = None
         before = self._budget.passed
         while self.eager:
             self._fill()
-        self._budget.dropped += self._budget.passed - before
-        self._budget.passed = before
+        self._budget.lose(self._budget.passed - before)
         self.end()
 
     def end(self) -> None:
@@ -161,10 +167,10 @@ class Outflow:
                 if target.polled:
                     break
         except BrokenPipeError:
-            self.end()
+            self.abandon()
         except OSError as error:  # a full disk, for example: said once, then like a dead reader
             self.error = error
-            self.end()
+            self.abandon()
         self._end_if_empty()
 
     def _end_if_empty(self) -> None:

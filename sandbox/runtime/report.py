@@ -6,12 +6,11 @@ status descriptor. Everything in it comes from outside the sandbox or from the k
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
 
-from sandbox.errors import EXIT_SETUP, EXIT_TIMEOUT, SbxError, UsageError
+from sandbox.errors import EXIT_SETUP, EXIT_TIMEOUT
 from sandbox.plan.request import Degradation
 from sandbox.record import Record
 from sandbox.runtime.signals import signal_name
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import signal
     from typing import Literal
 
+    from sandbox.errors import SbxError
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.output import Budget
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         "signalled",
         "timeout",
         "output-limit",
+        "output-lost",
         "policy-killed",
         "setup-failed",
         "launcher-killed",
@@ -44,12 +45,13 @@ REASONS = (
     "signalled",
     "timeout",
     "output-limit",
+    "output-lost",
     "policy-killed",
     "setup-failed",
     "launcher-killed",
 )
 REPORT_ON_STDERR = "-"
-_STATUS_WAIT_S = 1.0
+_PATIENCE_S = 1.0
 
 
 class Report(Record):
@@ -57,10 +59,12 @@ class Report(Record):
 
     `reason`: exited or signalled by itself; timeout; policy-killed = a forbidden system call
     (SIGSYS); output-limit = it wrote more than may pass, `code` and `signal` say how it ended;
+    output-lost = the caller's side could not be written to, `output_error` says why;
     launcher-killed = somebody killed the launcher, and with it all; setup-failed = it never ran.
     `exit_code` is what `sbx run` exits with, `code` and `signal` are the payload's own.
-    CPU times are of the whole sandbox, `peak_rss_bytes` of its largest process. `pid` is the
-    host's number of the sandbox's init. `layers` were in force; `degradations` were not.
+    `output_dropped_bytes` came and were not delivered, whatever the reason. CPU times are of the
+    whole sandbox, `peak_rss_bytes` of its largest process. `pid` is the host's number of the
+    sandbox's init. `layers` were in force; `degradations` were not.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Report(Record):
     policy: str
     identity: str
     pid: int
+    output_error: str = ""
     error: SbxError | None = None
 
     def as_dict(self) -> dict[str, object]:
@@ -107,6 +112,8 @@ class Report(Record):
         output = f"{self.output_bytes} bytes of output"
         if self.output_dropped_bytes:
             output += f", {self.output_dropped_bytes} more dropped"
+        if self.output_error:
+            output += f" ({self.output_error})"
         rows = [("result", self._result()), ("used", f"{used}, {output}")]
         rows.append(("under", self._under()))
         rows.append(("layers", ", ".join(self.layers) or "none"))
@@ -130,8 +137,13 @@ class Report(Record):
         return f"{self.reason}: {own}" if own else self.reason
 
 
-def conclude(outcome: Outcome, *, dropped: bool, has_init: bool) -> tuple[Reason, int | None]:
-    """Why the sandbox ended and the payload's raw wait status, None when nobody saw it."""
+def conclude(
+    outcome: Outcome, *, dropped: bool, has_init: bool, lost: bool = False
+) -> tuple[Reason, int | None]:
+    """Why the sandbox ended and the payload's raw wait status, None when nobody saw it.
+
+    `dropped`: output was above its limit; `lost`: some could not be written.
+    """
     status = outcome.exited.status if outcome.exited else None
     if status is None and outcome.done and not has_init:
         status = outcome.done.status
@@ -141,6 +153,8 @@ def conclude(outcome: Outcome, *, dropped: bool, has_init: bool) -> tuple[Reason
         return ("signalled", int(signal.SIGKILL)) if outcome.killed else ("launcher-killed", None)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         return "policy-killed", status
+    if lost:
+        return "output-lost", status
     if dropped:
         return "output-limit", status
     return ("signalled" if os.WIFSIGNALED(status) else "exited"), status
@@ -153,18 +167,26 @@ def make_report(
     storage_reason: str,
     outcome: Outcome,
     budget: Budget,
+    lost: OSError | None = None,
 ) -> Report:
-    """The report of a payload that ran."""
+    """The report of a payload that ran; `lost` is what kept output from being written.
+
+    A success whose output was lost is none: its exit code is that of our own failures.
+    """
     has_init = policy.process.init
-    reason, status = conclude(outcome, dropped=budget.exceeded, has_init=has_init)
+    reason, status = conclude(outcome, dropped=budget.exceeded, has_init=has_init, lost=bool(lost))
     killed_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     code = os.WEXITSTATUS(status) if status is not None and killed_by is None else None
     exit_code = 128 + (killed_by or int(signal.SIGKILL)) if code is None else code
+    if reason == "timeout":
+        exit_code = EXIT_TIMEOUT
+    elif reason == "output-lost":
+        exit_code = exit_code or EXIT_SETUP
     usage = outcome.done or outcome.exited
     return Report(
         name=name,
         reason=reason,
-        exit_code=EXIT_TIMEOUT if reason == "timeout" else exit_code,
+        exit_code=exit_code,
         code=code,
         signal=killed_by,
         wall_s=round(outcome.wall_s, 6),
@@ -181,6 +203,7 @@ def make_report(
         policy=policy.name,
         identity=plan.identity,
         pid=outcome.started.pid if outcome.started else 0,
+        output_error=(lost.strerror or "").lower() if lost else "",
     )
 
 
@@ -222,44 +245,22 @@ def failed_report(name: str, policy: Policy, error: SbxError, wall_s: float) -> 
     )
 
 
-def check_report_path(path: str | None) -> None:
-    """Raise UsageError when the report could not be written to `path`, before anything runs."""
-    if path is None or path == REPORT_ON_STDERR:
-        return
-    what = f"cannot write the report to {path}"
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise UsageError(what, cause=f"{folder} is not a directory")
-    if os.path.isdir(path):
-        raise UsageError(what, cause="it is a directory")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(what, cause=f"{folder} cannot be written")
+def write_patiently(fd: int, data: memoryview) -> memoryview:
+    """Write to a descriptor that may be shared and may block; return what a second did not take.
 
-
-def write_report(report: Report, path: str) -> None:
-    """Write the JSON to `path`: whole or not at all, replacing what stood there.
-
-    A symlink at `path` is replaced, not followed. Raises SbxError naming the path.
+    Raises OSError for one that is broken.
     """
-    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o666)
+    deadline = time.monotonic() + _PATIENCE_S
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    while data and (left := deadline - time.monotonic()) > 0:
         try:
-            data = memoryview(f"{report.to_json()}\n".encode())
-            while data:
-                data = data[os.write(fd, data) :]
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except OSError as error:
-        try:
-            os.unlink(temporary)
-        except OSError:
-            pass
-        raise SbxError(
-            f"cannot write the report to {path}", cause=(error.strerror or "").lower()
-        ) from error
+            if poller.poll(left * 1000):
+                # poll promises room for this much in a pipe.
+                data = data[os.write(fd, data[: select.PIPE_BUF]) :]
+        except BlockingIOError:
+            continue
+    return data
 
 
 class StatusLines:
@@ -276,15 +277,7 @@ class StatusLines:
         import json
 
         data = memoryview(f"{json.dumps({'event': event, **fields})}\n".encode())
-        deadline = time.monotonic() + _STATUS_WAIT_S
-        poller = select.poll()
-        poller.register(self._fd, select.POLLOUT)
-        while data and (left := deadline - time.monotonic()) > 0:
-            try:
-                if poller.poll(left * 1000):
-                    # poll promises room for this much in a pipe.
-                    data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
-            except OSError as error:
-                if error.errno != errno.EAGAIN:
-                    self._fd = None
-                    return
+        try:
+            write_patiently(self._fd, data)
+        except OSError:
+            self._fd = None

@@ -22,10 +22,8 @@ from sandbox.runtime.report import (
     REPORT_ON_STDERR,
     Report,
     StatusLines,
-    check_report_path,
     failed_report,
     make_report,
-    write_report,
 )
 from sandbox.runtime.signals import CAUGHT, FATAL, Interrupts, SignalInbox
 from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from sandbox.launcher.spawn import Launched, Program
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
+    from sandbox.runtime.destination import Destination
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.terminal import Terminal
 
@@ -67,7 +66,8 @@ class Task(Record):
 class RunOptions(Record):
     """How a run is connected. For `stdin`, `stdout`, `stderr` see Streams.
 
-    `report_path`: where the report goes, "-" = a few lines on standard error. `status_fd`: where
+    `report_path`: where the report goes (see Destination), "-" = a few lines on standard error.
+    `status_fd`: where
     its JSON lines go. `notify(what, cause)` hears what the user should be told meanwhile.
     """
 
@@ -112,15 +112,17 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     name = task.name or f"sbx-{os.urandom(4).hex()}"
     session = _Session(policy, task.replace(name=name), options, streams)
     try:
-        report = session.run()
-    except SbxError as error:
-        report = failed_report(name, policy, error, session.elapsed_s())
+        try:
+            report = session.run()
+        finally:
+            streams.close()
         session.publish(report)
+        return report
+    except SbxError as error:
+        session.publish(failed_report(name, policy, error, session.elapsed_s()))
         raise
     finally:
-        streams.close()
-    session.publish(report)
-    return report
+        session.close()
 
 
 def check_task(task: Task) -> None:
@@ -193,6 +195,7 @@ class _Session:
         self._began = time.monotonic()
         self._plan: Plan | None = None
         self._interrupts = Interrupts()
+        self._report: Destination | None = None
 
     def elapsed_s(self) -> float:
         """Seconds since the session began."""
@@ -200,8 +203,8 @@ class _Session:
 
     def run(self) -> Report:
         """Everything from validation to the report; what was made on the way is gone then."""
+        self._open_report()
         check_task(self._task)
-        check_report_path(self._options.report_path)
         facts = host_facts()
         for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
@@ -229,6 +232,13 @@ class _Session:
         finally:
             self._clean(workspace, facts)
 
+    def _open_report(self) -> None:
+        path = self._options.report_path
+        if path is not None and path != REPORT_ON_STDERR:
+            from sandbox.runtime.destination import Destination
+
+            self._report = Destination(path)
+
     def _clean(self, workspace: Workspace, facts: HostFacts) -> None:
         """Remove what was prepared; what stays is said, and tried again by the next run."""
         try:
@@ -244,10 +254,9 @@ class _Session:
         error = self._setup_error(outcome, plan, rootfs)
         if error:
             raise error
-        for problem in self._streams.errors():
-            self._tell("some output could not be written", (problem.strerror or "").lower())
+        unwritten = next(iter(self._streams.errors()), None)
         budget = self._streams.budget
-        return make_report(self._task.name, self._policy, plan, reason, outcome, budget)
+        return make_report(self._task.name, self._policy, plan, reason, outcome, budget, unwritten)
 
     def _supervise(self, message: bytes) -> Outcome:
         options, process = self._options, self._policy.process
@@ -312,6 +321,11 @@ class _Session:
         if self._options.notify:
             self._options.notify(what, cause)
 
+    def close(self) -> None:
+        """Close what is held of the report's place."""
+        if self._report:
+            self._report.close()
+
     def publish(self, report: Report) -> None:
         """Hand the report out, to the status lines first."""
         self._status.send("exited", report=report.as_dict())
@@ -322,8 +336,8 @@ class _Session:
                 os.write(2, "".join(f"sbx: {line}\n" for line in lines).encode())
             except OSError:  # nobody is there to be told
                 return
-        elif path is not None:
+        elif self._report:
             try:
-                write_report(report, path)
+                self._report.write(f"{report.to_json()}\n")
             except SbxError as error:  # the command's own code counts more
                 self._tell(error.what, error.cause)

@@ -78,6 +78,51 @@ def test_the_report_may_not_be_a_file_of_someone_else(sbx: Sbx, rootfs: Path) ->
     assert "/proc/version" in done.stderr
 
 
+def test_places_that_are_no_files(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "--report", "/dev/stdout", rootfs, "sh", "-c", "echo first")
+    first, _, report = done.stdout.partition("\n")
+    assert (first, json.loads(report)["reason"]) == ("first", "exited")
+    done = sbx("run", "--report", "/dev/null", rootfs, "true")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("/dev/null").is_char_device()
+    reader, writer = os.pipe()
+    sbx("run", "--report", f"/dev/fd/{writer}", rootfs, "true", pass_fds=(writer,))
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        assert json.load(file)["exit_code"] == 0
+
+
+def test_a_report_of_a_command_that_does_not_exist(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    assert sbx("run", "--report", tmp_path / "r", tmp_path / "no", "true").returncode == 125
+    assert json.loads((tmp_path / "r").read_text())["reason"] == "setup-failed"
+    assert sbx("run", "--report", tmp_path / "r", rootfs, "no-such").returncode == 127
+    assert json.loads((tmp_path / "r").read_text())["exit_code"] == 127
+
+
+def test_output_for_a_full_disk_is_no_success(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    def run(script: str) -> tuple[int, str]:
+        words = ["run", "--report", str(tmp_path / "r"), str(rootfs), "sh", "-c", script]
+        with open("/dev/full", "wb", buffering=0) as full:
+            running = sbx.start(*words, stdout=full)
+            said = running.communicate(timeout=30)[1]
+        return running.returncode, said.decode()
+
+    code, said = run("echo lost")
+    report = json.loads((tmp_path / "r").read_text())
+    assert (code, report["reason"], report["code"]) == (125, "output-lost", 0)
+    assert (report["output_bytes"], report["output_dropped_bytes"]) == (0, 5)
+    assert "no space left on device" in said
+    assert run("echo lost; exit 3")[0] == 3
+
+
+def test_a_full_standard_error_stops_nothing(sbx: Sbx, rootfs: Path) -> None:
+    """What sbx has to say is lost; the run and its exit code are not."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        running = sbx.start("run", "--storage", "copy", rootfs, "sh", "-c", "exit 5", stderr=full)
+        running.communicate(timeout=30)
+    assert running.returncode == 5
+
+
 def test_status_descriptor(sbx: Sbx, rootfs: Path) -> None:
     reader, writer = os.pipe()
     try:

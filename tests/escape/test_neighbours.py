@@ -419,3 +419,25 @@ def test_huge_arguments(sbx: Sbx, attack_rootfs: Path, count: int, size: int) ->
         return
     assert done.returncode in (0, 125, 126), done.stderr[-500:]
     assert len(done.stderr) < 5000
+
+
+# ---- the report's folder ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("swap", ["folder", "file"])
+def test_a_report_cannot_be_led_elsewhere(
+    sbx: Sbx, rootfs: Path, canary: Path, tmp_path: Path, swap: str
+) -> None:
+    """The payload owns the folder above the report and puts links to a host folder there."""
+    shared = tmp_path / "shared"
+    (shared / "out").mkdir(parents=True)
+    report = shared / "out" / canary.name
+    script = {
+        "folder": f"mv /s/out /s/was; ln -s {canary.parent} /s/out",
+        "file": f"ln -s {canary} /s/out/{canary.name}",
+    }[swap]
+    done = sbx("run", "--report", report, "-v", f"{shared}:/s", rootfs, "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    real = shared / ("was" if swap == "folder" else "out") / canary.name
+    assert not real.is_symlink()
+    assert json.loads(real.read_text())["reason"] == "exited"

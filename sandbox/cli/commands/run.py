@@ -71,18 +71,21 @@ def endings(report: Report, policy: Policy) -> list[tuple[str, str]]:
     """What the user should be told of a run that did not end by itself, as (what, cause)."""
     found = []
     if report.reason == "timeout":
-        limit = f"{format_duration(policy.process.timeout)}, from"
-        found.append(
-            ("the time limit ended the sandbox", f"{limit} {policy.origin('process.timeout')}")
-        )
+        origin = policy.origin("process.timeout")
+        cause = f"{format_duration(policy.process.timeout)}, from {origin}"
+        found.append(("the time limit ended the sandbox", cause))
     if report.reason == "policy-killed":
         found.append(("the command was killed for a system call that its policy forbids", ""))
     if report.reason == "launcher-killed":
         found.append(("the launcher was killed, and the sandbox with it", ""))
-    if report.output_dropped_bytes:
-        limit = f"{format_size(policy.process.output_limit)}, from"
+    limit = policy.process.output_limit
+    if report.output_error:
+        what = f"output could not be written: {report.output_dropped_bytes} bytes were lost"
+        found.append((what, report.output_error))
+    elif report.output_dropped_bytes and 0 < limit <= report.output_bytes:
         what = f"{report.output_dropped_bytes} bytes of output were dropped above the limit"
-        found.append((what, f"{limit} {policy.origin('process.output_limit')}"))
+        origin = policy.origin("process.output_limit")
+        found.append((what, f"{format_size(limit)}, from {origin}"))
     return found
 
 

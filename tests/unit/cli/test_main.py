@@ -98,7 +98,14 @@ def test_warnings(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
         ({"reason": "timeout", "exit_code": 124}, "the time limit ended the sandbox: 5s, from --t"),
         ({"reason": "policy-killed"}, "a system call that its policy forbids"),
         ({"reason": "launcher-killed"}, "the launcher was killed"),
-        ({"output_dropped_bytes": 5}, "5 bytes of output were dropped above the limit: 64M, from"),
+        (
+            {"output_bytes": 64 << 20, "output_dropped_bytes": 5},
+            "5 bytes of output were dropped above the limit: 64M, from",
+        ),
+        (
+            {"output_error": "no space left on device", "output_dropped_bytes": 5},
+            "output could not be written: 5 bytes were lost: no space left on device",
+        ),
     ],
 )
 def test_ends_that_the_user_is_told_of(

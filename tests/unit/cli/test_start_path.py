@@ -23,7 +23,7 @@ import sandbox
 from sandbox.cli.main import main
 import sandbox.runtime.session as session
 class Report:
-    exit_code, reason, output_dropped_bytes = 7, "exited", 0
+    exit_code, reason, output_dropped_bytes, output_error = 7, "exited", 0, ""
 session.run_session = lambda policy, task, options: Report
 code = main(["run", "--policy", "strict", "-v", "/tmp:/x", "-e", "A=1", "--timeout=5s",
              "--ulimit=nofile=10", "--tmpfs=/t:size=1m", "/", "true"])

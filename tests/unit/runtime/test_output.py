@@ -380,7 +380,11 @@ def test_a_closed_descriptor_is_no_endpoint(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "fifo", os.O_RDWR)
     near = os.open(tmp_path / "fifo", os.O_WRONLY)
     os.close(fd)
-    assert open_endpoint(near, writing=True) is None  # a named pipe without readers
+    endpoint = open_endpoint(near, writing=True)  # a named pipe without readers
+    assert endpoint is not None
+    with pytest.raises(BrokenPipeError):
+        endpoint.write(memoryview(b"x"))
+    endpoint.close()
     os.close(near)
     assert open_endpoint(near, writing=True) is None
 

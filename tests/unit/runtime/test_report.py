@@ -6,17 +6,15 @@ import fcntl
 import json
 import os
 import signal
-import stat
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandbox.errors import SbxError, SetupError
+from sandbox.errors import SetupError
 from sandbox.launcher import events
 from sandbox.launcher.events import Event
 from sandbox.plan.request import Degradation
-from sandbox.runtime.report import REASONS, Report, StatusLines, conclude, write_report
+from sandbox.runtime.report import REASONS, Report, StatusLines, conclude
 from sandbox.runtime.supervise import Outcome
 
 
@@ -82,6 +80,11 @@ def test_dropped_output_is_a_reason_that_keeps_the_status() -> None:
     assert found == ("output-limit", 4 << 8)
 
 
+def test_lost_output_is_a_reason_that_keeps_the_status() -> None:
+    found = conclude(outcome(exited=exited(4 << 8)), dropped=True, lost=True, has_init=True)
+    assert found == ("output-lost", 4 << 8)
+
+
 def test_json_has_its_schema_and_every_field() -> None:
     read = json.loads(REPORT.replace(signal=9, code=None).to_json())
     assert read["schema"] == "sbx.report/1"
@@ -108,33 +111,6 @@ def test_a_few_aligned_lines() -> None:
     ]
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old")
-    write_report(REPORT, str(path))
-    assert json.loads(path.read_text())["name"] == "box"
-    assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0
-    assert os.listdir(tmp_path) == ["report.json"]
-
-
-def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "victim").write_text("keep")
-    path = tmp_path / "report.json"
-    path.symlink_to("victim")
-    write_report(REPORT, str(path))
-    assert (tmp_path / "victim").read_text() == "keep"
-    assert not path.is_symlink()
-
-
-def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SbxError, match="cannot write the report"):
-        write_report(REPORT, str(tmp_path / "missing" / "report.json"))
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(SbxError):
-        write_report(REPORT, str(tmp_path / "folder"))
-    assert os.listdir(tmp_path) == ["folder"]
-
-
 # ---- status lines ---------------------------------------------------------------------------
 
 
@@ -152,7 +128,7 @@ def test_each_event_is_a_line() -> None:
 
 
 def test_a_reader_that_does_not_read_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.runtime.report._STATUS_WAIT_S", 0.05)
+    monkeypatch.setattr("sandbox.runtime.report._PATIENCE_S", 0.05)
     reading, writing = os.pipe()
     size = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     StatusLines(writing).send("exited", text="x" * size * 3)

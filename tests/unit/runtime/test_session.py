@@ -131,16 +131,15 @@ def test_warnings_are_told(rootfs: str) -> None:
     assert any(what.startswith("step 1: ") for what, _ in told)
 
 
-def test_output_that_cannot_be_written_is_told(rootfs: str) -> None:
-    told: list[str] = []
+@pytest.mark.parametrize(("code", "exit_code"), [(0, 125), (7, 7)])
+def test_output_that_cannot_be_written_is_no_success(
+    rootfs: str, code: int, exit_code: int
+) -> None:
     with open("/dev/full", "wb", buffering=0) as full:
-        run(
-            fake.success("x"),
-            rootfs,
-            stdout=full.fileno(),
-            notify=lambda what, _: told.append(what),
-        )
-    assert told == ["some output could not be written"]
+        report = run(fake.success("x" * 1000, code=code), rootfs, stdout=full.fileno())
+    assert (report.reason, report.code, report.exit_code) == ("output-lost", code, exit_code)
+    assert report.output_error == "no space left on device"
+    assert (report.output_bytes, report.output_dropped_bytes) == (0, 1000)
 
 
 def test_a_copy_is_made_used_and_removed(
