@@ -20,6 +20,10 @@ CLONE_USER, CLONE_MOUNT, CLONE_PID = 0x10000000, 0x00020000, 0x20000000
 CLONE_UTS, CLONE_IPC, CLONE_NET, CLONE_CGROUP = 0x04000000, 0x08000000, 0x40000000, 0x02000000
 OOM_SCORE = "500"
 DOMAIN = "sbx"
+# What the kernel counts for a user over all sandboxes (inotify(7), fanotify(7)): a part of the 128
+# instances that most hosts give, and watches for big trees.
+INOTIFY = (("instances", "64"), ("watches", "65536"))
+FANOTIFY = (("groups", "32"), ("marks", "65536"))
 
 
 def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False) -> tuple[str, str]:
@@ -87,6 +91,12 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
         # ucount of the outer namespace: the payload's own user namespace is the one.
         write = ops.ProcWrite("sys/user/max_user_namespaces", "1", optional)
         steps.append(Step(write, policy.origin("namespaces.nested")))
+    bounds = [(f"inotify_{name}", value, optional) for name, value in INOTIFY]
+    if policy.seccomp.base != "allow" and "D2" not in policy.seccomp.groups:
+        # Counted from Linux 5.13 on, where the kernel has it at all.
+        bounds += [(f"fanotify_{name}", value, 1) for name, value in FANOTIFY]
+    for name, value, may_fail in bounds:
+        steps.append(Step(ops.ProcWrite(f"sys/user/max_{name}", value, may_fail), "sbx"))
     return steps
 
 

@@ -125,6 +125,10 @@ def _only(arg: int, values: tuple[int, ...], action: int, *, mask: int = LOW) ->
 # TIOCSTI pushes characters into the terminal's input, TIOCLINUX(2, 3) pastes a selection there.
 IOCTL = Clauses((_first(1, (0x5412, 0x541C), EPERM),), ALLOW)
 
+# The sandbox's init has the payload's ids, and that is all prlimit(2) asks for: with RLIMIT_CPU 0
+# the kernel would kill it, and the sandbox with it. Its number is 1.
+PRLIMIT = Clauses((_first(0, (1,), EPERM),), ALLOW)
+
 # Every CLONE_NEW* flag but CLONE_NEWTIME, which clone(2) reads as part of the exit signal.
 CLONE = Clauses((_only(0, (0,), EPERM, mask=0x7E020000),), ALLOW)
 

@@ -145,16 +145,6 @@ def test_job_control(terminal) -> None:  # type: ignore[no-untyped-def]
     shell.end()
 
 
-def test_characters_cannot_be_pushed_into_the_callers_terminal(terminal) -> None:  # type: ignore[no-untyped-def]
-    shell = terminal("sh", "-c", "ls -l /proc/self/fd; tty")
-    shell.end()
-    assert shell.seen.count(b"/dev/pts/0") >= 1 or b"/dev/console" in shell.seen
-    assert (
-        os.ttyname(shell.master).encode() not in shell.seen
-        or b"/dev/pts/0" in os.ttyname(shell.master).encode()
-    )
-
-
 # ---- the end of the input ---------------------------------------------------------------------
 
 

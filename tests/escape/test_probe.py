@@ -16,6 +16,7 @@ from tests.conftest import Sbx
 from tests.support import probe
 
 SECRET = "the-callers-secret"
+ADD_KEY, KEYCTL = 248, 250
 
 LIMITS = {"nproc", "nofile", "fsize", "memlock", "msgqueue", "sigpending", "stack"}
 # The payload of these policies is uid != 0 and has a network namespace of its own with lo up.
@@ -25,9 +26,14 @@ DEFAULT = {
     "tcp",
     "mptcp",
     "fastopen",
+    "fastopen_connect",
+    "fastopen_message",
     "tcp_bind",
     "low_port",
     "proc_figures",
+    "init_hidden",
+    "ioctl_dev",
+    "sizes",  # bounded too, but wider
     "mounts_noexec",
     "root_read_only",  # the overlay that is discarded
     "writable_places",
@@ -45,6 +51,8 @@ DEFAULT = {
 }
 CI = DEFAULT | {"ping_socket", "sys"}
 PERMISSIVE = CI | {
+    "init_signal",
+    "setns_init",
     "unshare",
     "unshare_high",
     "unshare_time",
@@ -93,11 +101,11 @@ NPROC = {"default": 4096, "ci": 8192, "permissive": 16384}
 # has the thing at all.
 NOT_SHOWN = {
     "acct",
+    "cgroup",
     "core_pattern",
     "delete_module",
     "fanotify_init",
     "finit_module",
-    "groups",
     "init_module",
     "init_signals",
     "ioperm",
@@ -126,7 +134,6 @@ NOT_SHOWN = {
     "syslog",
     "sysrq",
     "vhangup",
-    "x32",
 }
 
 
@@ -140,12 +147,14 @@ class HostThings:
 
 @pytest.fixture
 def host_things(tmp_path: Path) -> Iterator[HostThings]:
-    """An abstract socket, a TCP port, shared memory, a message queue and an open secret file."""
+    """Sockets, shared memory, a message queue, a key, and a secret file that is open."""
     libc = ctypes.CDLL(None, use_errno=True)
     name = f"sbx-test-{os.getpid()}"
     key = 0x5B000000 | os.getpid()
     shm = libc.shmget(key, 4096, 0o1666)
     queue = libc.mq_open(f"/{name}".encode(), os.O_RDWR | os.O_CREAT, 0o666, None)
+    libc.syscall(KEYCTL, 1, None)  # KEYCTL_JOIN_SESSION_KEYRING: an own one
+    libc.syscall(ADD_KEY, b"user", name.encode(), SECRET.encode(), len(SECRET), -3)
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     fd = os.open(secret, os.O_RDWR)
@@ -156,6 +165,7 @@ def host_things(tmp_path: Path) -> Iterator[HostThings]:
         tcp.listen()
         port = str(tcp.getsockname()[1])
         words = ["--abstract", name, "--port", port, "--shm", str(key), "--mqueue", name]
+        words += ["--key", name]
         yield HostThings((*words, "--host-path", str(tmp_path.parent.parent)), fd)
     os.close(fd)
     libc.shmctl(shm, 0, None)

@@ -177,7 +177,7 @@ static int die_by(int number)
 	return 0;
 }
 
-/* The init has the payload's user id, so its limits can be set. */
+/* The init may have the payload's user id, which is all that prlimit(2) asks for. */
 static int starve_init(int unused)
 {
 	static const int names[] = { RLIMIT_NOFILE, RLIMIT_CPU, RLIMIT_AS, RLIMIT_SIGPENDING,
@@ -191,6 +191,67 @@ static int starve_init(int unused)
 		if (fork() == 0)
 			_exit(0);
 	return 7;
+}
+
+/* Processes of many user ids, as far as the limit of all together lets them be. */
+static int fork_as_many_users(int users)
+{
+	int made = 0, pipe_ends[2], count;
+	if (pipe(pipe_ends) < 0)
+		return 9;
+	for (int user = 1; user <= users; user++) {
+		pid_t pid = fork();
+		if (pid < 0)
+			break;
+		if (pid == 0) {
+			if (setgid((gid_t)user) < 0 || setuid((uid_t)user) < 0)
+				_exit(8);
+			for (count = 1; count < MANY; count++) {
+				pid_t more = fork();
+				if (more == 0)
+					wait_for_ever();
+				if (more < 0)
+					break;
+			}
+			if (write(pipe_ends[1], &count, sizeof(count)) < 0)
+				_exit(7);
+			wait_for_ever();
+		}
+		if (read(pipe_ends[0], &count, sizeof(count)) != sizeof(count))
+			return 6;
+		made += count;
+	}
+	printf("%d\n", made);
+	return 0;
+}
+
+/* TIOCSTI and TIOCLINUX, with and without a bit that the kernel does not look at. The errors. */
+static int push_characters(int unused)
+{
+	static const unsigned long requests[] = { 0x5412, 0x5412 | 1UL << 32, 0x541c,
+						  0x541c | 1UL << 40 };
+	(void)unused;
+	for (size_t i = 0; i < 4; i++) {
+		long result = syscall(SYS_ioctl, 0, requests[i], i < 2 ? "pushed" : "\3");
+		printf("%d ", result < 0 ? errno : 0);
+	}
+	return 0;
+}
+
+/* The way out of a chroot that user 0 of its namespace knows: prints what "/" has then. */
+static int leave_chroot(int unused)
+{
+	(void)unused;
+	mkdir("/tmp/jail", 0700);
+	if (chroot("/tmp/jail") < 0)
+		return errno;
+	for (int i = 0; i < 100; i++)
+		if (chdir("..") < 0)
+			return 9;
+	if (chroot(".") < 0)
+		return errno;
+	execl("/probe", "probe", "--list", "/", (char *)NULL);
+	return 8;
 }
 
 /* What the caller's other end would feel if a file description were shared. */
@@ -249,6 +310,9 @@ static const struct {
 	{ "inodes", fill_inodes },
 	{ "signal", die_by },
 	{ "init-limits", starve_init },
+	{ "users", fork_as_many_users },
+	{ "push", push_characters },
+	{ "chroot", leave_chroot },
 	{ "streams", spoil_streams },
 	{ "forge", forge_status },
 	{ "group", claim_session },

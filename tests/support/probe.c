@@ -8,8 +8,9 @@
  * Calls get arguments that do no harm when nothing stops them; "reached" means that the kernel's
  * own code has looked at them.
  *
- * Options: --abstract NAME, --port N, --shm KEY, --mqueue NAME (things of the host that must not
- * be there), --host-path TEXT (must not stand in mountinfo), --ids (print the ids and leave). */
+ * Options: --abstract NAME, --port N, --shm KEY, --mqueue NAME, --key NAME (things of the host that
+ * must not be there), --host-path TEXT (must not stand in mountinfo), --ids (print the ids and
+ * leave), --list FOLDER (print what is in it and leave). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -52,7 +54,7 @@
 extern char **environ;
 
 struct options {
-	const char *abstract, *mqueue, *host_path;
+	const char *abstract, *mqueue, *host_path, *key;
 	int port, shm_key;
 };
 static struct options options;
@@ -198,23 +200,16 @@ static const struct call calls[] = {
 };
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* The same calls under the numbers of the x32 ABI, and one through the 32-bit gate: there the
- * process must die, or the kernel know no such thing. */
-static const char *check_x32(void)
-{
+/* Under another ABI the process must die, whatever it asks for: an answer of any kind, and be it
+ * ENOSYS, would come from the kernel's own table. Without the gate it dies of SIGSEGV. */
 #ifdef __x86_64__
-	for (size_t i = 0; i < COUNT(calls); i++) {
-		struct call x32 = calls[i];
-		x32.args[0] |= 0x40000000;
-		const char *found = judge(x32.name, status_of(native, x32.args));
-		if (found)
-			return found;
-	}
-#endif
-	return NULL;
+static const char *want_death(const char *name, int status)
+{
+	if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGSYS || WTERMSIG(status) == SIGSEGV))
+		return NULL;
+	return leak("%s: answered, status %x", name, status);
 }
 
-#ifdef __x86_64__
 static long through_int80(const long *a)
 {
 	long result;
@@ -227,21 +222,58 @@ static long through_int80(const long *a)
 }
 #endif
 
-static const char *check_int80(void)
+static const char *check_x32(void)
 {
+	const char *found = NULL;
 #ifdef __x86_64__
-	static const struct call old[] = { { "getpid", { 20, 0, 0, 0, 0, 0, 0 } },
-					   { "mount", { 21, BAD, BAD, BAD, 0, 0, 0 } },
-					   { "unshare", { 310, CLONE_NEWUSER, 0, 0, 0, 0, 0 } },
-					   { "bpf", { 357, 0, BAD, 8, 0, 0, 0 } },
-					   { "userfaultfd", { 374, 1, 0, 0, 0, 0, 0 } } };
-	for (size_t i = 0; i < COUNT(old); i++) {
-		const char *found = judge(old[i].name, status_of(through_int80, old[i].args));
-		if (found)
-			return found;
+	for (size_t i = 0; !found && i < COUNT(calls); i++) {
+		struct call x32 = calls[i];
+		x32.args[0] |= 0x40000000;
+		found = want_death(x32.name, status_of(native, x32.args));
 	}
 #endif
-	return NULL;
+	return found;
+}
+
+/* Numbers of i386; from 424 on they are those of the table above. Descriptors are -1, pointers
+ * fault: what is answered does no harm. */
+static const char *check_int80(void)
+{
+	const char *found = NULL;
+#ifdef __x86_64__
+	static const struct {
+		const char *name;
+		long number;
+	} old[] = {
+		{ "getpid", 20 },	       { "mount", 21 },		   { "umount", 22 },
+		{ "umount2", 52 },	       { "pivot_root", 217 },	   { "chroot", 61 },
+		{ "setns", 346 },	       { "sethostname", 74 },	   { "setdomainname", 121 },
+		{ "bpf", 357 },		       { "perf_event_open", 336 }, { "userfaultfd", 374 },
+		{ "open_by_handle_at", 342 },  { "kexec_load", 283 },	   { "init_module", 128 },
+		{ "finit_module", 350 },       { "delete_module", 129 },   { "swapon", 87 },
+		{ "swapoff", 115 },	       { "reboot", 88 },	   { "settimeofday", 79 },
+		{ "clock_settime", 264 },      { "clock_settime64", 404 }, { "adjtimex", 124 },
+		{ "clock_adjtime", 343 },      { "acct", 51 },		   { "quotactl", 131 },
+		{ "syslog", 103 },	       { "vhangup", 111 },	   { "iopl", 110 },
+		{ "ioperm", 101 },	       { "ustat", 62 },		   { "sysfs", 135 },
+		{ "add_key", 286 },	       { "request_key", 287 },	   { "keyctl", 288 },
+		{ "process_vm_readv", 347 },   { "process_vm_writev", 348 }, { "kcmp", 349 },
+		{ "mbind", 274 },	       { "get_mempolicy", 275 },   { "set_mempolicy", 276 },
+		{ "migrate_pages", 294 },      { "move_pages", 317 },	   { "fanotify_init", 338 },
+		{ "ptrace", 26 },	       { "personality", 136 },	   { "modify_ldt", 123 },
+		{ "name_to_handle_at", 341 },  { "vmsplice", 316 },	   { "remap_file_pages", 257 },
+		{ "unshare", 310 },	       { "socketcall", 102 },	   { "socket", 359 },
+		{ "prlimit64", 340 },
+	};
+	for (size_t i = 0; !found && i < COUNT(old); i++) {
+		const long args[7] = { old[i].number, -1, BAD, BAD, 0, 0, 0 };
+		found = want_death(old[i].name, status_of(through_int80, args));
+	}
+	for (size_t i = 0; !found && i < COUNT(calls); i++)
+		if (calls[i].args[0] >= 424)
+			found = want_death(calls[i].name, status_of(through_int80, calls[i].args));
+#endif
+	return found;
 }
 
 /* ---- namespaces ----------------------------------------------------------------------------- */
@@ -324,6 +356,37 @@ static const char *check_clone_high(void)
 static const char *check_clone3(void)
 {
 	return try_spaces(do_clone3, 0);
+}
+
+/* Into the init's namespaces: by its files, and by a pidfd with every flag. */
+static long join_init(const long *a)
+{
+	static const char *const names[] = { "mnt", "net", "pid", "ipc", "uts", "user", "cgroup" };
+	char path[64];
+	if (a[0]) {
+		int pidfd = (int)syscall(434, 1, 0);
+		return syscall(SYS_setns, pidfd, a[1]);
+	}
+	snprintf(path, sizeof(path), "/proc/1/ns/%s", names[a[1]]);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 && errno == ENOENT ? (errno = EPERM, -1) : fd < 0 ? -1 : syscall(SYS_setns, fd, 0);
+}
+
+static const char *check_setns_init(void)
+{
+	for (long i = 0; i < 7; i++) {
+		const long by_name[7] = { 0, i, 0, 0, 0, 0, 0 };
+		const char *found = judge("by name", status_of(join_init, by_name));
+		if (found)
+			return found;
+	}
+	for (size_t i = 0; i < COUNT(spaces); i++) {
+		const long by_pidfd[7] = { 1, spaces[i].flag, 0, 0, 0, 0, 0 };
+		const char *found = judge(spaces[i].name, status_of(join_init, by_pidfd));
+		if (found)
+			return found;
+	}
+	return NULL;
 }
 
 /* nsfs: the owner and the parent of a namespace lie outside of ours. */
@@ -636,6 +699,32 @@ static const char *check_fastopen(void)
 	return found;
 }
 
+/* The connect that setsockopt puts off until the first write. */
+static const char *check_fastopen_connect(void)
+{
+	int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int result = fd < 0 ? -1 : setsockopt(fd, 6, 30, &on, sizeof(on));
+	close(fd);
+	return result < 0 ? NULL : leak("TCP_FASTOPEN_CONNECT");
+}
+
+static const char *check_fastopen_message(void)
+{
+	struct sockaddr_in to = loopback(1);
+	struct iovec data = { "x", 1 };
+	struct mmsghdr message = { .msg_hdr = { .msg_name = &to,
+						.msg_namelen = sizeof(to),
+						.msg_iov = &data,
+						.msg_iovlen = 1 } };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const char *found =
+		judge_network(fd < 0 ? -1 : (int)sendmsg(fd, &message.msg_hdr, MSG_FASTOPEN));
+	if (!found)
+		found = judge_network(fd < 0 ? -1 : sendmmsg(fd, &message, 1, MSG_FASTOPEN));
+	close(fd);
+	return found;
+}
+
 static const char *check_tcp_bind(void)
 {
 	struct sockaddr_in at = loopback(0);
@@ -791,6 +880,58 @@ static const char *check_init_namespaces(void)
 	return NULL;
 }
 
+/* hidepid=invisible: not even its number. */
+static const char *check_init_hidden(void)
+{
+	return access("/proc/1", F_OK) == 0 ? leak("/proc/1 shows") : NULL;
+}
+
+/* proc(5): the files of a process that is not dumpable belong to the host's root, and so some of
+ * them cannot be written by whoever has the same user id. */
+static const char *check_init_owner(void)
+{
+	struct stat st;
+	static const char *const files[] = { "oom_score_adj", "comm",	    "coredump_filter",
+					     "clear_refs",    "autogroup",  "loginuid",
+					     "uid_map",	      "gid_map",    "projid_map",
+					     "setgroups",     "sched",	    "timens_offsets" };
+	char path[64];
+	for (size_t i = 0; i < COUNT(files); i++) {
+		snprintf(path, sizeof(path), "/proc/1/%s", files[i]);
+		int fd = open(path, O_WRONLY | O_CLOEXEC);
+		if (fd >= 0)
+			return leak("%s can be written", path);
+	}
+	return stat("/proc/1/status", &st) == 0 && st.st_uid == getuid() ? leak("user %u", st.st_uid) : NULL;
+}
+
+/* CAP_KILL is all that it needs, and what it has may show in no other set. */
+static const char *check_init_capabilities(void)
+{
+	static char text[8192];
+	read_text("/proc/1/status", text, sizeof(text));
+	char *at = strstr(text, "CapPrm:");
+	unsigned long long held = at ? strtoull(at + 7, NULL, 16) : 0;
+	return held & ~0x20ULL ? leak("%llx", held) : NULL;
+}
+
+/* Limits need only the same user id, no right to trace. */
+static const char *check_init_limits(void)
+{
+	struct rlimit now;
+	for (int i = 0; i < 16; i++)
+		if (syscall(SYS_prlimit64, 1, i, NULL, &now) == 0 ||
+		    syscall(SYS_prlimit64, HIGH | 1, i, NULL, &now) == 0)
+			return leak("limit %d", i);
+	return NULL;
+}
+
+/* Landlock's scope: signals go to processes of the same domain alone. */
+static const char *check_init_signal(void)
+{
+	return kill(1, 0) == 0 ? leak("may be signalled") : NULL;
+}
+
 /* The child's end lets go of the init again. */
 static long do_seize(const long *a)
 {
@@ -925,6 +1066,17 @@ static const char *check_proc_figures(void)
 	return first_readable(paths, COUNT(paths));
 }
 
+/* A path other than "/" names the caller's cgroup on the host. */
+static const char *check_cgroup(void)
+{
+	char text[4096];
+	read_text("/proc/self/cgroup", text, sizeof(text));
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		if (strcmp(strrchr(line, ':') ? strrchr(line, ':') : line, ":/") != 0)
+			return leak("%s", line);
+	return NULL;
+}
+
 static const char *check_sys(void)
 {
 	char first[256] = "";
@@ -990,6 +1142,14 @@ static const char *want_noexec(const char *point, const char *flags, const char 
 	return strcmp(point, "/") == 0 || strstr(flags, "noexec") ? NULL : leak("%s %s", point, flags);
 }
 
+/* Covers and locks below /proc and /sys: writable, they could be filled or opened again. */
+static const char *want_locked(const char *point, const char *flags, const char *line)
+{
+	(void)line;
+	int below = strncmp(point, "/proc/", 6) == 0 || strncmp(point, "/sys", 4) == 0;
+	return below && strncmp(flags, "ro", 2) != 0 ? leak("%s %s", point, flags) : NULL;
+}
+
 static const char *want_own_paths(const char *point, const char *flags, const char *line)
 {
 	(void)flags;
@@ -1017,6 +1177,11 @@ static const char *check_mounts_nodev(void)
 static const char *check_mounts_noexec(void)
 {
 	return each_mount(want_noexec);
+}
+
+static const char *check_mounts_locked(void)
+{
+	return each_mount(want_locked);
 }
 
 static const char *check_mounts_paths(void)
@@ -1047,6 +1212,40 @@ static const char *check_writable_places(void)
 			unlink(path);
 			return leak("%s", folders[i]);
 		}
+	}
+	return NULL;
+}
+
+static const char *check_sizes(void)
+{
+	static const struct {
+		const char *path;
+		unsigned long long bytes, files;
+	} most[] = { { "/tmp", 256 << 20, 32768 },
+		     { "/run", 256 << 20, 32768 },
+		     { "/dev/shm", 256 << 20, 32768 },
+		     { "/dev", 1 << 20, 64 } };
+	struct statvfs st;
+	for (size_t i = 0; i < COUNT(most); i++)
+		if (statvfs(most[i].path, &st) == 0 &&
+		    (st.f_blocks == 0 || st.f_blocks * st.f_frsize > most[i].bytes ||
+		     st.f_files == 0 || st.f_files > most[i].files))
+			return leak("%s: %lu blocks, %lu files", most[i].path, (unsigned long)st.f_blocks,
+				    (unsigned long)st.f_files);
+	return NULL;
+}
+
+/* What the rootfs, or the host, has in its own /tmp and /run. The probe may have been put there. */
+static const char *check_tmp(void)
+{
+	static const char *const folders[] = { "/tmp", "/run" };
+	for (size_t i = 0; i < COUNT(folders); i++) {
+		DIR *folder = opendir(folders[i]);
+		for (struct dirent *entry; folder && (entry = readdir(folder));)
+			if (entry->d_name[0] != '.' && strcmp(entry->d_name, "probe"))
+				return leak("%s/%s", folders[i], entry->d_name);
+		if (folder)
+			closedir(folder);
 	}
 	return NULL;
 }
@@ -1112,13 +1311,24 @@ static const char *check_dev_metadata(void)
 	return NULL;
 }
 
+/* RNDGETENTCNT does no harm: it stands for the requests of any device. */
+static const char *check_ioctl_dev(void)
+{
+	int count, fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+	int result = fd < 0 ? -1 : ioctl(fd, 0x80045200, &count);
+	close(fd);
+	return result < 0 ? NULL : leak("/dev/urandom answers");
+}
+
 /* ---- host-wide facts ------------------------------------------------------------------------------ */
 
 static const char *check_hostname(void)
 {
 	struct utsname name;
 	uname(&name);
-	return strcmp(name.nodename, "sbx") ? leak("%s", name.nodename) : NULL;
+	if (strcmp(name.nodename, "sbx"))
+		return leak("%s", name.nodename);
+	return strcmp(name.domainname, "sbx") ? leak("domain %s", name.domainname) : NULL;
 }
 
 static const char *check_boot_id(void)
@@ -1174,6 +1384,17 @@ static const char *judge_limit(size_t i)
 		       : NULL;
 }
 
+/* inotify(7): 128 instances a user on most hosts, for all of the caller's programs together. */
+static const char *check_inotify(void)
+{
+	int made = 0, found[128];
+	while (made < 128 && (found[made] = inotify_init1(IN_CLOEXEC)) >= 0)
+		made++;
+	for (int i = 0; i < made; i++)
+		close(found[i]);
+	return made > 64 ? leak("%d instances", made) : NULL;
+}
+
 /* ---- IPC ------------------------------------------------------------------------------------------ */
 
 static const char *check_sysv(void)
@@ -1194,6 +1415,13 @@ static const char *check_shm(void)
 {
 	char first[256] = "";
 	return count_entries("/dev/shm", first, sizeof(first)) ? leak("/dev/shm/%s", first) : NULL;
+}
+
+/* KEYCTL_SEARCH in the session keyring. */
+static const char *check_session_key(void)
+{
+	long found = options.key ? syscall(250, 10, -3, "user", options.key, 0) : -1;
+	return found < 0 ? NULL : leak("the caller's key %ld", found);
 }
 
 static const struct {
@@ -1231,6 +1459,7 @@ static const struct {
 	{ "clone_high", check_clone_high },
 	{ "clone3", check_clone3 },
 	{ "namespace_parents", check_namespace_parents },
+	{ "setns_init", check_setns_init },
 	{ "tiocsti", check_tiocsti },
 	{ "tiocsti_high", check_tiocsti_high },
 	{ "tioclinux", check_tioclinux },
@@ -1238,6 +1467,8 @@ static const struct {
 	{ "tcp", check_tcp },
 	{ "mptcp", check_mptcp },
 	{ "fastopen", check_fastopen },
+	{ "fastopen_connect", check_fastopen_connect },
+	{ "fastopen_message", check_fastopen_message },
 	{ "tcp_bind", check_tcp_bind },
 	{ "low_port", check_low_port },
 	{ "ping_socket", check_ping_socket },
@@ -1249,6 +1480,11 @@ static const struct {
 	{ "init_cwd", check_init_cwd },
 	{ "init_environ", check_init_environ },
 	{ "init_cmdline", check_init_cmdline },
+	{ "init_hidden", check_init_hidden },
+	{ "init_owner", check_init_owner },
+	{ "init_capabilities", check_init_capabilities },
+	{ "init_limits", check_init_limits },
+	{ "init_signal", check_init_signal },
 	{ "init_mem", check_init_mem },
 	{ "init_files", check_init_files },
 	{ "init_fd", check_init_fd },
@@ -1263,26 +1499,33 @@ static const struct {
 	{ "sysrq", check_sysrq },
 	{ "proc_secrets", check_proc_secrets },
 	{ "proc_figures", check_proc_figures },
+	{ "cgroup", check_cgroup },
 	{ "sys", check_sys },
 	{ "sys_secrets", check_sys_secrets },
 	{ "sys_writable", check_sys_writable },
 	{ "mounts_nosuid", check_mounts_nosuid },
 	{ "mounts_nodev", check_mounts_nodev },
 	{ "mounts_noexec", check_mounts_noexec },
+	{ "mounts_locked", check_mounts_locked },
 	{ "mounts_paths", check_mounts_paths },
 	{ "mounts_private", check_mounts_private },
 	{ "root_read_only", check_root_read_only },
 	{ "writable_places", check_writable_places },
+	{ "sizes", check_sizes },
+	{ "tmp", check_tmp },
 	{ "dev_names", check_dev_names },
 	{ "dev_nodes", check_dev_nodes },
 	{ "dev_metadata", check_dev_metadata },
 	{ "mknod", check_mknod },
+	{ "ioctl_dev", check_ioctl_dev },
 	{ "hostname", check_hostname },
 	{ "boot_id", check_boot_id },
 	{ "uptime", check_uptime },
+	{ "inotify", check_inotify },
 	{ "sysv", check_sysv },
 	{ "mqueue", check_mqueue },
 	{ "shm", check_shm },
+	{ "session_key", check_session_key },
 };
 
 static void print(const char *name, const char *found)
@@ -1305,6 +1548,8 @@ static void take_options(int argc, char **argv)
 			options.mqueue = value;
 		else if (strcmp(argv[i], "--host-path") == 0)
 			options.host_path = value;
+		else if (strcmp(argv[i], "--key") == 0)
+			options.key = value;
 	}
 }
 
@@ -1313,6 +1558,12 @@ int main(int argc, char **argv)
 	if (argc == 2 && strcmp(argv[1], "--ids") == 0) {
 		printf("%u %u %u %u\n", getuid(), geteuid(), getgid(), getegid());
 		return 0;
+	}
+	if (argc == 3 && strcmp(argv[1], "--list") == 0) {
+		DIR *folder = opendir(argv[2]);
+		for (struct dirent *entry; folder && (entry = readdir(folder));)
+			puts(entry->d_name);
+		return !folder;
 	}
 	take_options(argc, argv);
 	signal(SIGPIPE, SIG_DFL);

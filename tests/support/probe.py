@@ -34,6 +34,8 @@ def make_rootfs(path: Path, program: Path) -> Path:
     (path / "etc/passwd").write_text(f"probe:x:{os.getuid()}:{os.getgid()}::/home:/bin/sh\n")
     (path / "etc/group").write_text(f"probe:x:{os.getgid()}:\n")
     (path / "etc/hosts").write_text("")
+    for name in ("tmp", "run"):
+        (path / name / "of-the-rootfs").write_text("")
     shutil.copy2(program, path / "probe")
     return path
 

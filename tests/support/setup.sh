@@ -113,6 +113,9 @@ make_user() {
         sed -i "/^$test_user:/d" /etc/subuid /etc/subgid
         usermod --add-subuids "$start-$((start + 65535))" --add-subgids "$start-$((start + 65535))" "$test_user"
     fi
+    # A group beside the primary one, that sandboxes must not keep.
+    getent group "$test_user-extra" >/dev/null || groupadd "$test_user-extra"
+    id -nG "$test_user" | tr ' ' '\n' | grep -qx "$test_user-extra" || usermod -aG "$test_user-extra" "$test_user"
     chmod 755 /var/lib/sbx-dev "$state" "$shared"
 }
 

@@ -123,8 +123,16 @@ def test_every_call_of_the_groups_is_refused_by_the_policies_that_name_them() ->
 def test_the_deny_policies_allow_everything_else(default: Filter) -> None:
     refused = groups.refused(("D1", "D2"), nested=False)
     safe = (AF_UNIX, STREAM)
-    for name in NUMBERS.keys() - refused.keys():
+    for name in NUMBERS.keys() - refused.keys() - {"prlimit64"}:
         assert default(name, *safe) == OK, name
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_the_limits_of_the_init_are_out_of_reach(policy: str) -> None:
+    """Whatever stands in the upper half: the kernel reads a pid of 32 bits."""
+    ask = Filter(POLICIES[policy])
+    assert ask("prlimit64", 1) == ask("prlimit64", HIGH | 1) == errno.EPERM
+    assert ask("prlimit64", 0) == ask("prlimit64", 2) == ask("prlimit64", HIGH) == OK
 
 
 def test_nested_leaves_out_what_containers_need() -> None:
@@ -240,7 +248,7 @@ def test_without_groups_sockets_are_still_limited() -> None:
 
 
 def test_arguments_are_read_only_where_they_matter() -> None:
-    checked = {"ioctl", "clone", "socket", "socketpair"}
+    checked = {"ioctl", "clone", "prlimit64", "socket", "socketpair"}
     instructions = Filter(DEFAULT).instructions
     readers = {name for name, n in NUMBERS.items() if bpf.loads_of(instructions, n) - {0, 4}}
     assert readers == checked
