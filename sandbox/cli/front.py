@@ -55,6 +55,7 @@ _SHORT_HELP = {
     "policy": "List, show and check policies.",
     "doctor": "Find out what this machine can do, and how to cure what it cannot.",
     "rootfs": "Make root file systems.",
+    "layer": "Handle what runs with --persist have kept.",
     "version": "Show the version.",
     "completion": "Print the completion script of a shell.",
 }

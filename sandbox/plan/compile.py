@@ -40,6 +40,12 @@ def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False)
             cause=facts.overlay_error,
             hint='use --storage copy, or a policy with on_missing.overlay = "degrade"',
         )
+    if policy.filesystem.persist and (host_root or facts.overlay_error):
+        raise HostError(
+            f"cannot keep changes in {policy.filesystem.persist}",
+            cause=facts.overlay_error or "the host's own root cannot be changed",
+            hint="leave --persist out, or name another root file system",
+        )
     if host_root and wanted in ("auto", "overlay"):
         return "bind", "the host's own root is shown read-only"
     if wanted == "overlay" and facts.overlay_error:

@@ -39,8 +39,9 @@ def _attributes(attributes: int) -> str:
     return ",".join(name for bit, name in names if attributes & bit) or "no restrictions"
 
 
-def _extents(extents: Extents) -> str:
-    return " ".join(f"{inside}:{outside}:{count}" for inside, outside, count in extents)
+def extents(found: Extents) -> str:
+    """The extents of an id map as text."""
+    return " ".join(f"{inside}:{outside}:{count}" for inside, outside, count in found)
 
 
 class Op(Record):
@@ -81,7 +82,7 @@ class IdMap(Op):
     def describe(self) -> str:
         way = ("directly", "through newuidmap and newgidmap", "itself")[self.way]
         groups = ", setgroups denied" if self.deny_setgroups else ""
-        return f"map ids {way}: uid {_extents(self.uids)}, gid {_extents(self.gids)}{groups}"
+        return f"map ids {way}: uid {extents(self.uids)}, gid {extents(self.gids)}{groups}"
 
 
 class Private(Op):
@@ -354,8 +355,7 @@ class InnerUser(Op):
 
     def describe(self) -> str:
         return (
-            f"make the payload's user namespace: uid {_extents(self.uids)}, "
-            f"gid {_extents(self.gids)}"
+            f"make the payload's user namespace: uid {extents(self.uids)}, gid {extents(self.gids)}"
         )
 
 

@@ -126,8 +126,13 @@ def check_policy(policy: Policy) -> list[Finding]:
         where = policy.origin("identity.root")
         found.append(("identity.user", f"must not be 0: identity.root is false in {where}"))
     files = policy.filesystem
-    if files.persist and files.root == "bind":
-        found.append(("filesystem.persist", 'needs an overlay; filesystem.root is "bind"'))
+    if files.persist and files.root in {"bind", "copy"}:
+        text = f'needs an overlay; filesystem.root is "{files.root}"'
+        found.append(("filesystem.persist", text))
+    if files.persist and files.read_only:
+        where = policy.origin("filesystem.read_only")
+        text = f"would keep nothing: filesystem.read_only is true in {where}"
+        found.append(("filesystem.persist", text))
     targets = [("mounts", mount.target) for mount in files.mounts]
     targets += [("tmpfs", entry.target) for entry in files.tmpfs]
     masked = set(files.masked)

@@ -58,16 +58,6 @@ def _bind_sources(policy: Policy) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def _check_persist(policy: Policy) -> None:
-    keep = policy.filesystem.persist
-    if keep and not os.path.isdir(keep):
-        raise PolicyError(
-            f"cannot keep changes in {keep}",
-            cause="it is not a directory",
-            hint=f"make it first: mkdir -p {keep}",
-        )
-
-
 def _own_folders(
     policy: Policy, rootfs: str, storage: str
 ) -> tuple[tuple[str, ...], tuple[tuple[Source, str, bool], ...]]:
@@ -78,12 +68,13 @@ def _own_folders(
     """
     hidden: list[str] = []
     pinned: dict[str, tuple[Source, str, bool]] = {}
+    keep = policy.filesystem.persist
     bound = [(m.source, m.target, m.read_only) for m in policy.filesystem.mounts]
     if storage != "copy":
         bound.insert(0, (rootfs, "", False))
     for path, target, read_only in bound:
         source = os.path.realpath(path)
-        for own in (cache_dir(), config_dir(), state_dir()):
+        for own in (cache_dir(), config_dir(), state_dir(), *((keep,) if keep else ())):
             real = os.path.realpath(own)
             if target and (source == real or source.startswith(f"{real}/")):
                 raise PolicyError(
@@ -93,7 +84,10 @@ def _own_folders(
                 )
             if not real.startswith(f"{source.rstrip('/')}/"):
                 continue
-            private_dir(own)
+            if own != keep:
+                private_dir(own)
+            elif not os.path.isdir(own):
+                continue
             parts = os.path.relpath(real, source).split("/")
             hidden.append("/".join((target, *parts)))
             if not target:
@@ -128,7 +122,10 @@ def gather(
     Raises RootfsError and PolicyError.
     """
     root = _rootfs(rootfs)
-    _check_persist(policy)
+    if policy.filesystem.persist:
+        from sandbox.services.storage.layer import check_place
+
+        check_place(policy.filesystem.persist, root.path)
     user = policy.identity.user
     if user is None:
         user = default_user(policy, facts)

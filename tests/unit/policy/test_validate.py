@@ -231,6 +231,12 @@ def test_persist_needs_an_overlay() -> None:
     assert found == ['build.toml: filesystem.persist: needs an overlay; filesystem.root is "bind"']
 
 
+def test_persist_needs_a_writable_root() -> None:
+    found = problems({"filesystem": {"read_only": True, "persist": "/keep"}})
+    text = "would keep nothing: filesystem.read_only is true in build.toml"
+    assert found == [f"build.toml: filesystem.persist: {text}"]
+
+
 def test_a_profile_lies_beside_its_policy() -> None:
     data = {"seccomp": {"profile": "p.json"}}
     policy = build_policy([Layer("x", data, {}, "/etc/pol/x.toml")])
