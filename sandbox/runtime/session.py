@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.destination import Destination
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.terminal import Terminal
+    from sandbox.services.storage.layer import Layer
 
     Notify = Callable[[str, str], None]
 
@@ -98,7 +99,21 @@ def prepare(policy: Policy, task: Task) -> Prepared:
 
 
 def _storage(policy: Policy, facts: HostFacts, task: Task) -> tuple[str, str]:
-    return choose_storage(policy, facts, host_root=os.path.samefile(task.rootfs, "/"))
+    storage, reason = choose_storage(policy, facts, host_root=os.path.samefile(task.rootfs, "/"))
+    if storage == "copy" and policy.filesystem.root == "auto":
+        storage = _instead(policy, facts, task)
+    return storage, reason
+
+
+def _instead(policy: Policy, facts: HostFacts, task: Task) -> str:
+    """The storage for a root that overlayfs cannot show."""
+    from sandbox.runtime.root import has_mount_points
+
+    if policy.filesystem.read_only:
+        plan = _compile(policy, facts, task, task.rootfs, "bind")
+        if has_mount_points(plan, task.rootfs):
+            return "bind"
+    return "copy"
 
 
 def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
@@ -194,6 +209,8 @@ class _Session:
         self._status = StatusLines(options.status_fd)
         self._began = time.monotonic()
         self._plan: Plan | None = None
+        self._overlay_refused = False
+        self._told: set[tuple[str, str]] = set()
         self._interrupts = Interrupts()
         self._report: Destination | None = None
 
@@ -209,7 +226,21 @@ class _Session:
         for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
         storage, reason = _storage(self._policy, facts, self._task)
+        try:
+            return self._run_with(facts, storage, reason)
+        except SetupError as error:
+            if not self._overlay_refused or self._policy.filesystem.root != "auto":
+                raise
+            if self._policy.filesystem.persist or self._policy.refuses("overlay"):
+                raise
+            reason = f"overlayfs refuses {self._task.rootfs}: {error.cause}"
+        return self._run_with(facts, _instead(self._policy, facts, self._task), reason)
+
+    def _run_with(self, facts: HostFacts, storage: str, reason: str) -> Report:
         if DRIVERS[storage] is prepare_nothing:
+            files = self._policy.filesystem
+            if storage == "bind" and files.root != "bind" and not files.read_only:
+                self._tell("the root is read-only in this run", reason)
             return self._run(facts, self._task.rootfs, storage, reason)
         self._tell(f"preparing a {storage} of the root file system", reason)
         if self._options.forward_signals:
@@ -247,9 +278,26 @@ class _Session:
             self._tell(error.what, "; ".join(error.problems) or error.cause)
 
     def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Report:
+        keep = self._policy.filesystem.persist
+        if not keep:
+            return self._run_plan(facts, rootfs, storage, reason, None)
+        from sandbox.services.storage.layer import open_layer
+
+        layer = open_layer(keep, rootfs)
+        try:
+            return self._run_plan(facts, rootfs, storage, reason, layer)
+        finally:
+            layer.close()
+
+    def _run_plan(
+        self, facts: HostFacts, rootfs: str, storage: str, reason: str, layer: Layer | None
+    ) -> Report:
         plan = self._plan = _compile(self._policy, facts, self._task, rootfs, storage)
         for lost in plan.degradations:
             self._tell(f"without {lost.lost}", lost.cause)
+        if layer:
+            for what, cause in layer.record(plan):
+                self._tell(what, cause)
         outcome = self._supervise(encode(step.op for step in plan.steps))
         error = self._setup_error(outcome, plan, rootfs)
         if error:
@@ -314,11 +362,15 @@ class _Session:
         if (outcome.running or outcome.exited) and not outcome.errors:
             return None
         from sandbox.runtime.failures import setup_error
+        from sandbox.runtime.root import is_overlay_refusal
 
+        self._overlay_refused = bool(outcome.errors) and is_overlay_refusal(outcome.errors[0], plan)
         return setup_error(outcome, plan, rootfs)
 
     def _tell(self, what: str, cause: str) -> None:
-        if self._options.notify:
+        """Say it once, also when the run is tried again in another way."""
+        if self._options.notify and (what, cause) not in self._told:
+            self._told.add((what, cause))
             self._options.notify(what, cause)
 
     def close(self) -> None:

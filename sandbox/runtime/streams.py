@@ -37,6 +37,7 @@ class Streams:
         self._stderr = self._open(stderr, writing=True) if isinstance(stderr, int) else stderr
         self._outflows: list[Outflow] = []
         self._inflow: Inflow | None = None
+        self._begun = False
         self._from_master: Outflow | None = None
 
     def _open(self, fd: int, *, writing: bool) -> Endpoint | None:
@@ -46,7 +47,10 @@ class Streams:
         return endpoint
 
     def attach(self, launched: Launched, *, terminal: bool) -> None:
-        """Take over the pipes. With a `terminal` the input waits for its master."""
+        """Take over the pipes. With a `terminal` the input waits for its master.
+
+        May come again for another launcher, when the first one ended without `begin_input`.
+        """
         held = launched.held
         stdin = held.give(launched.stdin)
         self._inflow = Inflow(None if terminal else self._stdin, stdin)
@@ -64,16 +68,20 @@ class Streams:
         self._outflows.append(self._from_master)
         self._inflow = Inflow(self._stdin, master, pty=self._pty)
 
+    def begin_input(self) -> None:
+        """The payload runs: from now on the caller's input is read, and not a byte before."""
+        self._begun = True
+
     def interest(self) -> Iterator[tuple[int, int]]:
         """Every (descriptor, poll mask) pair that some stream waits for."""
         for flow in self._outflows:
             yield from flow.interest()
-        if self._inflow:
+        if self._inflow and self._begun:
             yield from self._inflow.interest()
 
     def step(self, ready: Mapping[int, int]) -> None:
         """Let every stream move what it can."""
-        if self._inflow:
+        if self._inflow and self._begun:
             self._inflow.step(ready)
         for flow in self._outflows:
             flow.step(ready)
@@ -90,7 +98,7 @@ class Streams:
     @property
     def wake_at(self) -> float:
         """When `step` is wanted whatever happens (time.monotonic()), 0.0 for never."""
-        return self._inflow.wake_at if self._inflow else 0.0
+        return self._inflow.wake_at if self._inflow and self._begun else 0.0
 
     @property
     def eager(self) -> bool:

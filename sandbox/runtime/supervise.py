@@ -174,6 +174,8 @@ class Supervisor:
             self._streams.attach_terminal(master)
             if self._terminal:
                 self._terminal.copy_size(master)
+        elif event.kind == events.RUNNING:
+            self._streams.begin_input()
         elif event.kind == events.ERROR:
             self._errors.append(event)
         elif event.kind == events.WARNING:
