@@ -6,14 +6,12 @@ reach the user: every error becomes a UsageError and is printed where all errors
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
-from sandbox.cli import foreign, render
+from sandbox.cli import completion, foreign
 from sandbox.cli.groups import Command, CommandGroup, usage_hint
 from sandbox.cli.options import GROUPS, RUN_OPTIONS, Option
 from sandbox.cli.parse import make_parsed
@@ -22,12 +20,6 @@ from sandbox.errors import UsageError
 if TYPE_CHECKING:
     from sandbox.cli.parse import Parsed, Raw
 
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType
-
-COMPLETE_VARIABLE = "_SBX_COMPLETE"
-SHELLS = ("bash", "zsh", "fish")
 
 _RUN_HELP = """Run COMMAND in a sandbox whose root is the folder ROOTFS.
 
@@ -53,36 +45,12 @@ _SHORT_HELP = {
     "run": "Run a command in a sandbox.",
     "explain": "Show the plan of a run and where each step comes from.",
     "policy": "List, show and check policies.",
-    "doctor": "Find out what this machine can do, and how to cure what it cannot.",
+    "doctor": "Find out what this machine can do, with cures for what it cannot.",
     "rootfs": "Make root file systems.",
     "layer": "Handle what runs with --persist have kept.",
     "version": "Show the version.",
     "completion": "Print the completion script of a shell.",
 }
-
-
-class _Text(_ParamType):
-    """Text taken as it stands; only completion knows what kind it is."""
-
-    def __init__(self, name: str, choices: tuple[str, ...] = (), complete: str = "") -> None:
-        self.name = name
-        self.choices = choices
-        self.complete = complete
-
-    def convert(self, value: Any, _param: object, _ctx: object) -> Any:
-        return value
-
-    def shell_complete(
-        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        if self.complete in {"file", "dir"}:
-            return [CompletionItem(incomplete, type=self.complete)]
-        choices = self.choices
-        if self.complete == "policy":
-            choices = import_module("sandbox.cli.commands.policy").policy_names()
-            if "/" in incomplete:
-                return [CompletionItem(incomplete, type="file")]
-        return [CompletionItem(name) for name in choices if name.startswith(incomplete)]
 
 
 def _identifier(option: Option) -> str:
@@ -98,7 +66,7 @@ def _click_option(option: Option) -> click.Option:
         return click.Option(names, is_flag=True, **shared)
     return click.Option(
         [*option.names, _identifier(option)],
-        type=_Text(option.metavar, option.choices, option.complete),
+        type=completion.Text(option.metavar, option.choices, option.complete),
         metavar=option.metavar,
         multiple=option.kind == "repeat",
         **shared,
@@ -107,6 +75,14 @@ def _click_option(option: Option) -> click.Option:
 
 class _RunCommand(Command):
     """A command with the options of the table, shown in its groups."""
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        # What follows ROOTFS belongs to the command, also what looks like an option.
+        if ctx.params.get("rootfs"):
+            return completion.files(incomplete)
+        return super().shell_complete(ctx, incomplete)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         shown = {p.name: p for p in self.params}
@@ -137,12 +113,12 @@ def _table_command(name: str, text: str, epilog: str) -> click.Command:
         name,
         params=[
             *(_click_option(option) for option in RUN_OPTIONS),
-            click.Argument(["rootfs"], type=_Text("ROOTFS", complete="dir")),
+            click.Argument(["rootfs"], type=completion.Text("ROOTFS", complete="dir")),
             click.Argument(
                 ["command"],
                 nargs=-1,
                 required=True,
-                type=_Text("COMMAND", complete="file"),
+                type=completion.Text("COMMAND", complete="file"),
                 metavar="COMMAND [ARG]...",
             ),
         ],
@@ -155,24 +131,6 @@ def _table_command(name: str, text: str, epilog: str) -> click.Command:
     )
 
 
-@click.command("completion", cls=Command, short_help=_SHORT_HELP["completion"])
-@click.argument("shell", type=click.Choice(SHELLS))
-def _completion(shell: str) -> int:
-    """Print the completion script of SHELL.
-
-    \b
-    bash:  eval "$(sbx completion bash)"
-    zsh:   eval "$(sbx completion zsh)"
-    fish:  sbx completion fish | source
-    """
-    found = get_completion_class(shell)
-    if found is None:
-        raise UsageError(f"no completion for {shell}")
-    script = found(group(), {}, "sbx", COMPLETE_VARIABLE)
-    render.show_text(script.source_template % script.source_vars())
-    return 0
-
-
 class _Commands(CommandGroup):
     """The commands by name; each is imported when it is asked for."""
 
@@ -183,7 +141,7 @@ class _Commands(CommandGroup):
         if cmd_name in _TABLE_COMMANDS:
             return _table_command(cmd_name, *_TABLE_COMMANDS[cmd_name])
         if cmd_name == "completion":
-            return _completion
+            return completion.command
         if cmd_name not in _SHORT_HELP:
             return None
         command: click.Command = import_module(f"sandbox.cli.commands.{cmd_name}").command
@@ -237,8 +195,7 @@ def start(argv: list[str]) -> int:
 
 def complete() -> int:
     """Answer a request of the completion script, which is in the environment."""
-    instruction = os.environ[COMPLETE_VARIABLE]
-    return shell_complete(group(), {}, "sbx", COMPLETE_VARIABLE, instruction)
+    return completion.answer(group())
 
 
 def _plea_for_help(argv: list[str]) -> list[str]:

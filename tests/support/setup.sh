@@ -89,7 +89,7 @@ packages_run() {
 
 packages_test() {
     packages_run
-    apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap ||
+    apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
     have clang || apt_install clang || say "clang is missing: the decoder is fuzzed without coverage feedback"
 }

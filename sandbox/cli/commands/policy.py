@@ -7,6 +7,7 @@ import os
 import click
 
 from sandbox.cli import render
+from sandbox.cli.completion import Text
 from sandbox.cli.groups import CommandGroup
 from sandbox.errors import PolicyError
 from sandbox.policy import check, show
@@ -17,11 +18,6 @@ _json = click.option("--json", "as_json", is_flag=True, help="Show it as JSON.")
 _debug = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show tracebacks and times."
 )
-
-
-def policy_names() -> tuple[str, ...]:
-    """The names that `--policy` finds, for completion."""
-    return tuple(name for name, _path, _summary in check.available())
 
 
 command = CommandGroup("policy", help="List, show and check policies.")
@@ -42,7 +38,7 @@ def list_policies(as_json: bool) -> int:
 
 
 @command.command("show", short_help="Show what a policy holds.")
-@click.argument("policy")
+@click.argument("policy", type=Text("POLICY", complete="policy"))
 @_json
 @_debug
 def show_policy(policy: str, as_json: bool) -> int:
@@ -65,7 +61,13 @@ def show_policy(policy: str, as_json: bool) -> int:
 
 
 @command.command("check", short_help="Check policies, warn of what they widen.")
-@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.argument(
+    "policies",
+    nargs=-1,
+    required=True,
+    metavar="POLICY...",
+    type=Text("POLICY", complete="policy"),
+)
 @_json
 @_debug
 def check_policies(policies: tuple[str, ...], as_json: bool) -> int:

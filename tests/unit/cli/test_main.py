@@ -279,17 +279,41 @@ def test_completion_scripts(capsys: pytest.CaptureFixture[str], shell: str) -> N
         ("sbx run --storage co", "plain,copy"),
         ("sbx run --policy st", "plain,strict"),
         ("sbx run --volume x", "dir,x"),
+        ("sbx run --policy = st", "plain,strict"),
+        ("sbx run --policy =", "plain,strict"),
+        ("sbx run -it --policy 'st", "plain,strict"),
+        ("sbx run ro", "dir,ro"),
+        ("sbx run root l", "file,l"),
+        ("sbx run root ls -", "file,-"),
+        ("sbx run -v ./a : /b:ro root l", "file,l"),
         ("sbx policy li", "plain,list"),
+        ("sbx policy show st", "plain,strict"),
+        ("sbx policy check strict ./m", "file,./m"),
+        ("sbx help ru", "plain,run"),
+        ("sbx help policy sh", "plain,show"),
     ],
 )
 def test_completion(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, wanted: str
 ) -> None:
     monkeypatch.setenv("_SBX_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_WORDS", line.replace(" ", "\n"))
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
     assert main([]) == 0
     assert wanted in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("line", ["sbx run root ls -", "sbx nope x", "sbx run --nope x"])
+def test_nothing_to_complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    monkeypatch.setenv("_SBX_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", line.replace(" ", "\n"))
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    main([])
+    captured = capsys.readouterr()
+    assert "plain," not in captured.out
+    assert captured.err == ""
 
 
 def test_error_with_odd_bytes_in_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
