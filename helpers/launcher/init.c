@@ -46,16 +46,15 @@ static void die_with_parent(void)
 		_exit(CODE_SETUP_FAILED);
 }
 
-/* The launcher writes one zero byte once the id maps stand. Before that, every file that we
- * make would have an unmapped owner. */
-static void wait_for_maps(void)
+/* Signals come only once there is a payload: the owner keeps earlier ones back while it holds. */
+void wait_for_word(void)
 {
-	char byte;
+	unsigned char byte = 0;
 	ssize_t n;
 	do
 		n = read(FD_LIFELINE, &byte, 1);
 	while (n < 0 && errno == EINTR);
-	if (n != 1)
+	if (n != 1 || byte)
 		_exit(CODE_SETUP_FAILED);
 }
 
@@ -92,7 +91,8 @@ static void become_outer_root(struct context *ctx, const struct plan *plan)
 		write_own_map(ctx, proc, ctx->inner_uids, ctx->inner_gids);
 		close(proc);
 	} else {
-		wait_for_maps();
+		/* Before the maps stand, every file that we make would have an unmapped owner. */
+		wait_for_word();
 	}
 	if (!deny_setgroups && syscall(SYS_setgroups, 0, NULL) < 0)
 		give_up_now(ctx, STAGE_MAP, "setgroups");

@@ -14,7 +14,7 @@ enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
 /* Beside the descriptors of report.h; all close-on-exec. */
 #define FD_EXEC_PIPE 103     /* its end of file tells that the payload's exec succeeded */
 #define FD_EXEC_WATCH 104    /* the other end, in init or, without one, in the launcher */
-#define FD_LIFELINE 105	     /* init reads: one byte when mapped, then signals to pass on */
+#define FD_LIFELINE 105	     /* init reads: 0 = mapped, 0 = released, then signals to pass on */
 #define FD_LIFELINE_END 106  /* the launcher's end: when it closes, init ends */
 
 #define CODE_SETUP_FAILED 125
@@ -48,6 +48,9 @@ int open_sources(struct context *ctx, const struct plan *plan);
 /* Execute one operation of the set-up or the payload phase; 0 or fail(). */
 int setup_operation(struct context *ctx, struct operation *op);
 int payload_operation(struct context *ctx, struct operation *op, const struct plan *plan);
+
+/* Wait for the zero byte on the lifeline with which the launcher lets init go on. */
+void wait_for_word(void);
 
 /* PID 1 of the sandbox: never returns; the exit status is the launcher's. */
 _Noreturn void init_main(const struct plan *plan);

@@ -159,17 +159,17 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 	}
 }
 
-/* Kill and end are one byte each way: 1…64 a signal for the payload, 255 or the end of the
- * channel the end of everything. Without an init the payload is the child itself. */
+/* An order is one byte: 0 lets a held sandbox go on, 1…64 is a signal for the payload, 255 or the
+ * end of the channel the end of everything. Without an init the payload is the child itself. */
 static void obey(int pidfd, int has_init)
 {
 	unsigned char order;
 	ssize_t n = recv(FD_CHANNEL, &order, 1, MSG_DONTWAIT);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
-	if (n != 1 || order == 0 || order > 64)
+	if (n != 1 || order > 64)
 		sys_pidfd_send_signal(pidfd, SIGKILL);
-	else if (!has_init)
+	else if (order && !has_init)
 		sys_pidfd_send_signal(pidfd, order);
 	else if (write(FD_LIFELINE_END, &order, 1) != 1)
 		sys_pidfd_send_signal(pidfd, SIGKILL);

@@ -47,6 +47,7 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(TIME_NAMESPACE, 29, PHASE_SETUP, "")           \
 	OPERATION(PROCESS_LIMIT, 30, PHASE_SETUP, "q")           \
 	OPERATION(INNER_USER, 31, PHASE_SETUP, "uLL")            \
+	OPERATION(HOLD, 32, PHASE_SETUP, "")                     \
 	OPERATION(KEYRING, 40, PHASE_PAYLOAD, "")                \
 	OPERATION(RLIMIT, 41, PHASE_PAYLOAD, "uqq")              \
 	OPERATION(IDS, 42, PHASE_PAYLOAD, "uuuG")                \

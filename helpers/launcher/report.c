@@ -65,6 +65,13 @@ void send_running(pid_t pid)
 	send_record(&r);
 }
 
+void send_held(int32_t op)
+{
+	struct record r = new_record(EVENT_HELD, STAGE_SETUP);
+	r.op = op;
+	send_record(&r);
+}
+
 void send_failure(enum event_kind kind, enum stage stage, const struct failure *f)
 {
 	struct record r = new_record(kind, stage);

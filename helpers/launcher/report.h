@@ -17,6 +17,7 @@ enum event_kind {
 	EVENT_EXITED = 5,
 	EVENT_DONE = 6,
 	EVENT_TTY = 7,
+	EVENT_HELD = 8,
 };
 
 enum stage {
@@ -45,6 +46,7 @@ int fail_with(struct failure *f, int error, const char *text);
 /* Each sends one record; a channel that is gone is not an error (the owner watches apart). */
 void send_started(pid_t pid);
 void send_running(pid_t pid);
+void send_held(int32_t op);
 void send_failure(enum event_kind kind, enum stage stage, const struct failure *f);
 void send_status(enum event_kind kind, pid_t pid, int status, const struct rusage *usage);
 int send_terminal(int master);

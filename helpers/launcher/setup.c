@@ -791,6 +791,10 @@ int setup_operation(struct context *ctx, struct operation *op)
 		return op_process_limit(ctx, c);
 	case OP_INNER_USER:
 		return op_inner_user(ctx, c);
+	case OP_HOLD:
+		send_held(op->index);
+		wait_for_word();
+		return 0;
 	default:
 		return fail_with(&ctx->failure, EINVAL, "not a set-up operation");
 	}

@@ -17,8 +17,7 @@ TEXT_BYTES = 464
 _RECORD = struct.Struct(f"<4sHHiiiiQQQ{TEXT_BYTES}s")
 _MAGIC = b"SBXE"
 
-STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY = range(1, 8)
-KINDS = (STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY)
+STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY, HELD = KINDS = tuple(range(1, 9))
 
 STAGE_DECODE, STAGE_CLONE, STAGE_MAP, STAGE_SETUP, STAGE_SECURITY, STAGE_EXEC = range(1, 7)
 STAGE_RUN, STAGE_END = 7, 8
@@ -33,7 +32,9 @@ STAGE_WORDS = {
     STAGE_END: "end the sandbox",
 }
 
-KILL_ALL = 255  # the order that ends everything; 1 … 64 are signals for the payload
+# Orders: one byte each; 1 … 64 are signals for the payload.
+RELEASE = 0  # lets a held sandbox go on
+KILL_ALL = 255
 
 
 class Event(Record):

@@ -3,7 +3,7 @@
 `program(steps)` is given to `spawn.launch` in place of the sealed launcher. It speaks the same
 protocol on the same descriptors, and plays its steps in order:
 
-    ["started"] ["running"] ["tty"]       events
+    ["started"] ["held"] ["running"] ["tty"]        events
     ["warning", op, errno, text] ["error", stage, op, errno, text]
     ["write", fd, text] ["flood", fd, bytes]           output of the payload
     ["echo"]                                           standard input → standard output, to its end
@@ -78,6 +78,9 @@ class _Actor:
 
     def started(self) -> None:
         self._send(Event(events.STARTED, stage=events.STAGE_SETUP, pid=os.getpid()))
+
+    def held(self) -> None:
+        self._send(Event(events.HELD, stage=events.STAGE_SETUP, op=1))
 
     def running(self) -> None:
         self._send(Event(events.RUNNING, stage=events.STAGE_RUN, pid=2))

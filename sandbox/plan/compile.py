@@ -6,6 +6,7 @@ from sandbox.errors import HostError
 from sandbox.plan import ops
 from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
+from sandbox.plan.network import hold_steps, network_mode, network_steps
 from sandbox.plan.request import Degradation, Plan, Step
 from sandbox.plan.security import bound, security_steps
 
@@ -63,7 +64,7 @@ def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False)
 
 def _namespaces(policy: Policy) -> ops.Namespaces:
     flags = CLONE_USER | CLONE_MOUNT | CLONE_PID | CLONE_UTS | CLONE_IPC | CLONE_CGROUP
-    if policy.network.mode != "host":
+    if network_mode(policy).namespace:
         flags |= CLONE_NET
     return ops.Namespaces(flags)
 
@@ -89,7 +90,7 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
     optional = int(bool(facts.proc_error))
     steps = [Step(ops.ProcWrite("self/oom_score_adj", OOM_SCORE, 1), "sbx")]
     for name, value in policy.sysctls:
-        if name.startswith("net.") and policy.network.mode == "host":
+        if name.startswith("net.") and not network_mode(policy).namespace:
             continue
         path = f"sys/{name.replace('.', '/')}"
         steps.append(Step(ops.ProcWrite(path, value, optional), policy.origin(f"sysctls.{name}")))
@@ -120,16 +121,6 @@ def _time(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list[Ste
         )
     lost.append(Degradation("time", "own clocks: the host's uptime shows", cause))
     return []
-
-
-def _network(policy: Policy, lost: list[Degradation]) -> list[Step]:
-    if policy.network.mode == "host":
-        cause = f"network.mode is host (from {policy.origin('network.mode')})"
-        lost.append(Degradation("network", "the network namespace", cause))
-        return []
-    if not policy.network.loopback:
-        return []
-    return [Step(ops.Loopback(), policy.origin("network.loopback"))]
 
 
 def _process_limit(policy: Policy, request: Request) -> list[Step]:
@@ -171,7 +162,7 @@ def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
     """The protections that are in force, for the report."""
     kinds = {type(step.op).__name__ for step in steps}
     names = ["user", "mount", "pid", "uts", "ipc", "cgroup"]
-    names += ["net"] if policy.network.mode != "host" else []
+    names += ["net"] if network_mode(policy).namespace else []
     names += ["time"] if "TimeNamespace" in kinds else []
     found = [f"{name} namespace" for name in names]
     found += ["capabilities", "no_new_privs", "rlimits"]
@@ -205,10 +196,11 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         Step(_id_map(ids, facts), policy.origin("identity.map")),
         *mounts,
         Step(ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")),
-        *_network(policy, lost),
+        *network_steps(policy, lost),
         *_kernel_settings(policy, facts),
         *_time(policy, facts, lost),
         Step(ops.Pivot(), "sbx"),
+        *hold_steps(policy),
         *_process_limit(policy, request),
         Step(inner, policy.origin("identity.map")),
         *security,

@@ -6,6 +6,7 @@ import stat
 
 from sandbox.errors import HostError
 from sandbox.plan import ops
+from sandbox.plan.network import network_mode
 from sandbox.plan.request import Degradation, Step
 
 TYPE_CHECKING = False
@@ -186,7 +187,7 @@ def mount_steps(
     inside = [_proc(policy, facts, lost), *_dev(policy, request, ids)]
     if files.sys == "read-only":
         op = ops.Filesystem("sysfs", "/sys", SAFE | ops.NOEXEC | ops.RDONLY, 1, ())
-        if policy.network.mode == "host":
+        if not network_mode(policy).namespace:
             lost.append(Degradation("sys", "/sys", "sysfs belongs to the host's network namespace"))
         else:
             inside.append(Step(op, policy.origin("filesystem.sys")))

@@ -359,6 +359,15 @@ class InnerUser(Op):
         )
 
 
+class Hold(Op):
+    """Tell the owner that the namespaces are ready, and wait until it says go on."""
+
+    opcode = 32
+
+    def describe(self) -> str:
+        return "wait until what runs beside the sandbox is ready"
+
+
 class Keyring(Op):
     """A new session keyring (keyrings(7))."""
 

@@ -15,6 +15,7 @@ from sandbox.host.probe import host_facts
 from sandbox.launcher import events
 from sandbox.launcher.spawn import check_pass_fds, launch
 from sandbox.plan.compile import choose_storage, compile_plan
+from sandbox.plan.network import network_mode
 from sandbox.plan.wire import encode
 from sandbox.record import Record
 from sandbox.runtime.gather import gather
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.destination import Destination
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.terminal import Terminal
+    from sandbox.services import Service
     from sandbox.services.storage.layer import Layer
 
     Notify = Callable[[str, str], None]
@@ -211,6 +213,7 @@ class _Session:
         self._plan: Plan | None = None
         self._overlay_refused = False
         self._told: set[tuple[str, str]] = set()
+        self._services: list[Service] = []
         self._interrupts = Interrupts()
         self._report: Destination | None = None
 
@@ -330,12 +333,28 @@ class _Session:
                 grace_s=process.grace,
                 terminal=terminal,
                 notice=self._on_event,
+                prepare=self._start_services if network_mode(self._policy).service else None,
             )
             return supervisor.run()
         finally:
             if launched:
                 launched.close()
             inbox.close()
+            self._stop_services()
+
+    def _start_services(self, pid: int) -> None:
+        """Start what the sandbox is held for; `pid` is its init."""
+        from sandbox.services.network import DRIVERS as NETWORKS
+
+        self._services.append(NETWORKS[self._policy.network.mode](self._policy, pid))
+
+    def _stop_services(self) -> None:
+        """After the sandbox, the last one first; what stays is said."""
+        while self._services:
+            try:
+                self._services.pop().close()
+            except SbxError as error:
+                self._tell(error.what, "; ".join(error.problems) or error.cause)
 
     def _terminal(self) -> Terminal | None:
         from sandbox.runtime.terminal import Terminal, find_terminal

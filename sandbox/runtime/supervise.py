@@ -54,7 +54,11 @@ class Outcome(Record):
 
 
 class Supervisor:
-    """Watches one launcher. `timeout_s` 0 is no limit; `grace_s` lies between TERM and KILL."""
+    """Watches one launcher. `timeout_s` 0 is no limit; `grace_s` lies between TERM and KILL.
+
+    `prepare` gets the pid of the sandbox's init while the plan holds it: all namespaces are
+    there, and the payload is not. An exception of it ends the sandbox.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Supervisor:
         grace_s: float = 0.0,
         terminal: Terminal | None = None,
         notice: Callable[[Event], None] | None = None,
+        prepare: Callable[[int], None] | None = None,
     ) -> None:
         self._launched = launched
         self._streams = streams
@@ -73,6 +78,8 @@ class Supervisor:
         self._grace_s = grace_s
         self._terminal = terminal
         self._notice = notice
+        self._prepare = prepare
+        self._early: list[int] = []
         self._began = time.monotonic()
         self._deadline = self._began + timeout_s if timeout_s else None
         self._stage = _LIVING
@@ -182,11 +189,31 @@ class Supervisor:
             self._warnings.append(event)
         elif event.kind == events.EXITED and self._stage == _LIVING:
             self._deadline = None  # it ended in time, however long the tear-down takes
+        if event.kind in (events.STARTED, events.HELD):
+            self._release_when_held()
         if self._notice:
             self._notice(event)
 
+    def _release_when_held(self) -> None:
+        """The launcher tells the pid and init that it waits, in either order."""
+        started = self._last.get(events.STARTED)
+        if started is None or events.HELD not in self._last or self._stage >= _KILLING:
+            return
+        if self._prepare:
+            self._prepare(started.pid)
+            self._prepare = None
+        self._order(events.RELEASE)
+        for number in self._early:
+            self._order(number)
+
     def _order(self, number: int) -> None:
-        """Send one byte to the launcher; one that cannot take it any more is left alone."""
+        """Send one byte to the launcher; one that cannot take it any more is left alone.
+
+        What stays held has no payload yet that signals could be passed on to: they wait too.
+        """
+        if self._prepare and number != events.KILL_ALL:
+            self._early.append(number)
+            return
         try:
             flags = _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL
             self._launched.channel.send(bytes((number,)), flags)

@@ -47,7 +47,7 @@ static inline void sample_end(struct sample *s)
 	memcpy(s->data + s->operation + 4, &body, sizeof(body));
 }
 
-/* Fill `data`, at least SAMPLE_MAX bytes, with: namespaces, pivot, loopback, limit, exec. */
+/* Fill `data`, at least SAMPLE_MAX bytes, with: namespaces, pivot, loopback, hold, limit, exec. */
 static inline size_t sample_plan(uint8_t *data)
 {
 	struct sample s = { data, 0, 0 };
@@ -55,13 +55,15 @@ static inline size_t sample_plan(uint8_t *data)
 	s.length = 4;
 	sample_u32(&s, 1);
 	sample_u32(&s, 0);
-	sample_u32(&s, 5);
+	sample_u32(&s, 6);
 	sample_begin(&s, 1);
 	sample_u32(&s, 0x10000000);
 	sample_end(&s);
 	sample_begin(&s, 24);
 	sample_end(&s);
 	sample_begin(&s, 28);
+	sample_end(&s);
+	sample_begin(&s, 32);
 	sample_end(&s);
 	sample_begin(&s, 41);
 	sample_u32(&s, 7);

@@ -37,14 +37,16 @@ static void test_valid(void)
 	const char *why = NULL;
 	int32_t index = 0;
 	EXPECT(plan_decode(data, length, &plan, &why, &index) == 0);
-	EXPECT(plan.count == 5);
-	EXPECT(plan.exec.opcode == OP_EXEC && plan.exec.index == 4);
+	EXPECT(plan.count == 6);
+	EXPECT(plan.exec.opcode == OP_EXEC && plan.exec.index == 5);
 	struct operation op = { 0 };
 	size_t position = 0;
 	EXPECT(plan_next(&plan, &position, &op) && op.opcode == OP_NAMESPACES && op.index == 0);
 	EXPECT(plan_next(&plan, &position, &op) && op.opcode == OP_PIVOT && op.index == 1);
 	EXPECT(plan_next(&plan, &position, &op) && op.opcode == OP_LOOPBACK && op.index == 2);
-	EXPECT(plan_next(&plan, &position, &op) && op.opcode == OP_RLIMIT && op.index == 3);
+	EXPECT(plan_next(&plan, &position, &op) && op.opcode == OP_HOLD && op.index == 3);
+	EXPECT(op.body.at == op.body.end);
+	EXPECT(plan_next(&plan, &position, &op) && op.opcode == OP_RLIMIT && op.index == 4);
 	EXPECT(take_u32(&op.body) == 7);
 	EXPECT(take_u64(&op.body) == 1024);
 	EXPECT(take_u64(&op.body) == 4096);
@@ -93,11 +95,13 @@ static void test_broken_rules(void)
 	expect_refused(8, (uint32_t)length + 1, "length does not match");
 	expect_refused(12, 0, "length does not match");
 	expect_refused(12, PLAN_MAX_OPS + 1, "length does not match");
-	expect_refused(12, 4, "exec must be the last operation");
+	expect_refused(12, 5, "exec must be the last operation");
 	expect_refused(16, 9999, "unknown operation");
 	expect_refused(16, 60, "fields do not match the operation");
 	expect_refused(16, 0x10001, "fields do not match the operation");
 	expect_refused(28, 40, "operation out of order");
+	expect_refused(44, 31, "fields do not match the operation"); /* 32 takes none, 31 three */
+	expect_refused(44, 2, "fields do not match the operation");
 }
 
 int main(void)

@@ -312,3 +312,52 @@ def test_the_terminal_is_restored_even_when_the_end_fails(monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="broken"):
         Run([], terminal=Restored())
     assert seen == ["enter", "leave"]
+
+
+# ---- held sandboxes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [["started"], ["held"]])
+def test_a_held_sandbox_goes_on_once_it_is_prepared(first: list[str]) -> None:
+    second = ["held"] if first == ["started"] else ["started"]
+    seen: list[int] = []
+    steps = [first, second, ["order", events.RELEASE], ["running"], ["done", 0], ["exit", 0]]
+    run = Run(steps, prepare=seen.append)
+    assert run.outcome.started is not None
+    assert seen == [run.outcome.started.pid]
+    assert run.outcome.running is not None
+    assert run.outcome.status == 0
+
+
+def test_a_held_sandbox_without_services_goes_on() -> None:
+    run = Run([["held"], ["started"], ["order", events.RELEASE], ["exit", 0]])
+    assert run.outcome.status == 0
+
+
+def test_signals_wait_until_a_held_sandbox_goes_on() -> None:
+    def on_start(event: events.Event) -> None:
+        if event.kind == events.STARTED:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    steps = [["started"], ["sleep", 0.2], ["held"], ["order", events.RELEASE]]
+    steps += [["order", signal.SIGUSR1], ["exit", 3]]
+    seen: list[int] = []
+    run = Run(steps, prepare=seen.append, notice=on_start, caught=CAUGHT)
+    assert len(seen) == 1
+    assert run.outcome.status == 3 << 8
+
+
+def test_what_cannot_be_prepared_ends_the_sandbox() -> None:
+    def fail(_: int) -> None:
+        raise SetupError("no network")
+
+    with pytest.raises(SetupError, match="no network"):
+        Run([["started"], ["held"], ["order", events.KILL_ALL], ["sleep", 60]], prepare=fail)
+
+
+def test_a_held_sandbox_ends_at_its_time_limit() -> None:
+    """Not even the signal before the last one reaches it; the end does."""
+    steps = [["started"], ["order", events.KILL_ALL], ["sleep", 60]]
+    run = Run(steps, prepare=print, timeout_s=0.1, grace_s=0.1)
+    assert run.outcome.timed_out
+    assert run.outcome.killed

@@ -1,0 +1,49 @@
+"""What a network mode asks of the plan. What runs beside the sandbox is services/network's."""
+
+from __future__ import annotations
+
+from sandbox.plan import ops
+from sandbox.plan.request import Degradation, Step
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.model import Policy
+
+
+class Mode(Record):
+    """`namespace`: the sandbox has a network of its own.
+
+    `service`: the driver of this name in services/network has work to do between the namespaces
+    and the payload, so the plan holds the sandbox there.
+    """
+
+    namespace: bool
+    service: bool = False
+
+
+MODES = {"none": Mode(namespace=True), "host": Mode(namespace=False)}
+
+
+def network_mode(policy: Policy) -> Mode:
+    """What the policy's mode asks for."""
+    return MODES[policy.network.mode]
+
+
+def network_steps(policy: Policy, lost: list[Degradation]) -> list[Step]:
+    """The steps inside the new network namespace."""
+    if not network_mode(policy).namespace:
+        where = policy.origin("network.mode")
+        cause = f"network.mode is {policy.network.mode} (from {where})"
+        lost.append(Degradation("network", "the network namespace", cause))
+        return []
+    if not policy.network.loopback:
+        return []
+    return [Step(ops.Loopback(), policy.origin("network.loopback"))]
+
+
+def hold_steps(policy: Policy) -> list[Step]:
+    """The wait for the driver, as late as the namespaces can still be changed from outside."""
+    if not network_mode(policy).service:
+        return []
+    return [Step(ops.Hold(), policy.origin("network.mode"))]
