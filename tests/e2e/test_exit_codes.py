@@ -1,11 +1,14 @@
 """The exit codes of `sbx run`: the command's own, 128+n, and ours."""
 
 import json
+import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import sandbox
 from tests.conftest import Sbx
 
 
@@ -76,9 +79,66 @@ def test_bad_usage_is_2(sbx: Sbx, rootfs: Path) -> None:
         assert "sbx: error:" in done.stderr
 
 
-def test_a_report_tells_their_125_from_ours(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
-    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    assert sbx("run", "--report", theirs, rootfs, "sh", "-c", "exit 125").returncode == 125
-    assert sbx("run", "--report", ours, "-v", f"{tmp_path}/no:/x", rootfs, "true").returncode == 125
-    assert json.loads(theirs.read_text())["reason"] == "exited"
-    assert json.loads(ours.read_text())["reason"] == "setup-failed"
+# By default these stop a process or do nothing to it (signal(7)).
+HARMLESS = {17, 18, 19, 20, 21, 22, 23, 28}
+KILL = """
+import ctypes, os, sys
+number = int(sys.argv[1])
+default = (ctypes.c_ulong * 4)()
+ctypes.CDLL(None).syscall(13, number, default, None, 8)  # rt_sigaction: C libraries keep 32 and 33
+os.kill(os.getpid(), number)
+"""
+
+
+def test_every_code_is_exact(sbx: Sbx, rootfs: Path) -> None:
+    def run(code: int) -> int:
+        return sbx("run", rootfs, "sh", "-c", f"exit {code}").returncode
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(256))) == list(range(256))
+
+
+def test_every_code_is_exact_in_python(rootfs: Path) -> None:
+    for code in range(256):
+        result = sandbox.run(["sh", "-c", f"exit {code}"], rootfs=rootfs)
+        found = (result.returncode, result.report.reason, result.report.code, result.report.signal)
+        assert found == (code, "exited", code, None)
+
+
+def test_every_signal_is_exact_in_python(debian: Path) -> None:
+    for number in sorted(set(range(1, 65)) - HARMLESS):
+        words = ["/usr/bin/python3", "-c", KILL, str(number)]
+        result = sandbox.run(words, rootfs=debian, policy="default")
+        found = (result.returncode, result.report.code, result.report.signal)
+        assert found == (-number, None, number)
+        assert result.report.reason == ("policy-killed" if number == 31 else "signalled")
+
+
+def ending(sbx: Sbx, tmp_path: Path, *words: object) -> tuple[int, str, str, object]:
+    """(exit code, the reason in the report, the same by the status descriptor, the own code)."""
+    reader, writer = os.pipe()
+    report = tmp_path / "report"
+    report.unlink(missing_ok=True)
+    options = ("--report", report, "--status-fd", writer)
+    done = sbx("run", *options, *words, pass_fds=(writer,))
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        events = [json.loads(line) for line in lines]
+    found = json.loads(report.read_text())
+    assert events[-1] == {"event": "exited", "report": found}
+    assert ("running" in [e["event"] for e in events]) == (found["reason"] != "setup-failed")
+    return done.returncode, found["reason"], events[-1]["report"]["reason"], found["code"]
+
+
+@pytest.mark.parametrize("code", [124, 125, 126, 127])
+def test_their_codes_are_told_from_ours(sbx: Sbx, rootfs: Path, tmp_path: Path, code: int) -> None:
+    theirs = (rootfs, "sh", "-c", f"exit {code}")
+    assert ending(sbx, tmp_path, *theirs) == (code, "exited", "exited", code)
+    ours: dict[int, tuple[object, ...]] = {
+        124: ("--timeout", "0.3", rootfs, "sleep", "60"),
+        125: ("-v", f"{tmp_path}/no:/x", rootfs, "true"),
+        126: (rootfs, "/etc/passwd"),
+        127: (rootfs, "no-such-program"),
+    }
+    reason = "timeout" if code == 124 else "setup-failed"
+    assert ending(sbx, tmp_path, *ours[code]) == (code, reason, reason, None)

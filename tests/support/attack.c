@@ -1,5 +1,6 @@
-/* Attacks that a shell cannot make. Runs as the payload: attack NAME [NUMBER]. Prints what it
- * got, where that is the point, and never cleans up: that is for the sandbox to do. */
+/* Attacks that a shell cannot make. Runs as the payload: attack NAME [NUMBER [hold]]. Prints what
+ * it got, where that is the point, and never cleans up: that is for the sandbox to do. With "hold" it
+ * stays there with what it got. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -7,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -91,6 +94,66 @@ static int fork_bomb(int unused)
 		if (pid < 0)
 			break;
 		made++;
+	}
+	printf("%d\n", made);
+	return 0;
+}
+
+/* The payload itself in a ptrace stop, traced by its child. */
+static int traced(int unused)
+{
+	(void)unused;
+	ignore_signals();
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+	pid_t payload = getpid();
+	if (fork() == 0) {
+		if (ptrace(PTRACE_SEIZE, payload, NULL, NULL) < 0 ||
+		    ptrace(PTRACE_INTERRUPT, payload, NULL, NULL) < 0 ||
+		    waitpid(payload, NULL, __WALL) != payload)
+			_exit(1);
+		say("ready\n");
+		wait_for_ever();
+	}
+	wait_for_ever();
+	return 0;
+}
+
+/* vfork(2): the parent takes no signal but SIGKILL until the child is gone. */
+static int in_vfork(int unused)
+{
+	(void)unused;
+	say("ready\n");
+	if (vfork() == 0)
+		wait_for_ever();
+	return 0;
+}
+
+/* Each block is written to, so that it is memory and not a promise. */
+static int take_memory(int most)
+{
+	int made = 0;
+	for (; made < most; made++) {
+		char *block = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (block == MAP_FAILED)
+			break;
+		memset(block, 'x', 1 << 20);
+	}
+	printf("%d\n", made);
+	return 0;
+}
+
+/* Children that ended and that nobody waits for, until no more can be made. */
+static int keep_zombies(int unused)
+{
+	int made = 0;
+	(void)unused;
+	for (; made < MANY; made++) {
+		pid_t pid = fork();
+		if (pid == 0)
+			_exit(0);
+		if (pid < 0)
+			break;
 	}
 	printf("%d\n", made);
 	return 0;
@@ -303,6 +366,10 @@ static const struct {
 	{ "daemon", leave_daemon },
 	{ "stop", stop_all },
 	{ "forks", fork_bomb },
+	{ "traced", traced },
+	{ "vfork", in_vfork },
+	{ "memory", take_memory },
+	{ "undead", keep_zombies },
 	{ "zombies", leave_zombies },
 	{ "descriptors", flood_descriptors },
 	{ "terminals", flood_terminals },
@@ -322,8 +389,13 @@ static const struct {
 int main(int argc, char **argv)
 {
 	for (size_t i = 0; argc > 1 && i < sizeof(attacks) / sizeof(attacks[0]); i++)
-		if (strcmp(attacks[i].name, argv[1]) == 0)
-			return attacks[i].run(argc > 2 ? atoi(argv[2]) : 0);
+		if (strcmp(attacks[i].name, argv[1]) == 0) {
+			int code = attacks[i].run(argc > 2 ? atoi(argv[2]) : 0);
+			fflush(stdout);
+			if (argc > 3 && strcmp(argv[3], "hold") == 0)
+				wait_for_ever();
+			return code;
+		}
 	fprintf(stderr, "no such attack\n");
 	return 99;
 }
