@@ -12,6 +12,8 @@ from sandbox.host.facts import HostFacts
 from sandbox.plan import explain, ops, wire
 from sandbox.plan.compile import choose_storage, compile_plan
 from sandbox.plan.request import Plan, Source
+from sandbox.policy.load import load_policy
+from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Mount, Policy
 
 from .conftest import make_request, strict
@@ -102,11 +104,56 @@ def test_missing_layers(facts: HostFacts, lack: dict[str, object], layer: str) -
     assert layer in [d.layer for d in plan.degradations]
 
 
-def test_older_landlock_says_what_is_lost(facts: HostFacts) -> None:
-    plan = compile_plan(strict(), facts.replace(landlock_abi=2), make_request())
-    assert len([d for d in plan.degradations if d.layer == "landlock"]) == 4
-    ruleset = next(s.op for s in plan.steps if isinstance(s.op, ops.LandlockRuleset))
-    assert ruleset.handled_net == ruleset.scoped == 0
+NO_LANDLOCK = "no Landlock here"
+# From which ABI on, under which policies, what is refused, and its bits in the ruleset.
+LANDLOCK = (
+    (2, ("strict", "default"), "renaming files between directories", ("handled_fs", 1 << 13)),
+    (3, ("strict", "default"), "refusal of truncate by Landlock", ("handled_fs", 1 << 14)),
+    (4, ("strict",), "refusal of TCP by Landlock", ("handled_net", 3)),
+    (5, ("strict",), "refusal of device ioctls by Landlock", ("handled_fs", 1 << 15)),
+    (
+        6,
+        ("strict", "default", "ci"),
+        "Landlock's scopes of abstract sockets and signals",
+        ("scoped", 3),
+    ),
+)
+
+
+@pytest.mark.parametrize("abi", range(1, 9))
+@pytest.mark.parametrize("name", ["strict", "default", "ci", "permissive"])
+def test_each_landlock_says_what_is_lost(facts: HostFacts, name: str, abi: int) -> None:
+    plan = compile_plan(
+        build_policy(load_policy(name)), facts.replace(landlock_abi=abi), make_request()
+    )
+    lost = [d for d in plan.degradations if d.layer == "landlock"]
+    wanted = [row for row in LANDLOCK if name in row[1]]
+    assert [(d.lost, d.cause) for d in lost] == [
+        (what, f"the kernel has Landlock ABI {abi}, {first} is needed")
+        for first, _, what, _ in wanted
+        if abi < first
+    ]
+    rulesets = [s.op for s in plan.steps if isinstance(s.op, ops.LandlockRuleset)]
+    assert bool(rulesets) == (name in ("strict", "default") or (name == "ci" and abi >= 6))
+    assert ("landlock" in plan.layers) == bool(rulesets)
+    for ruleset in rulesets:
+        for first, names, _, (field, bits) in LANDLOCK:
+            expected = bits if abi >= first and name in names else 0
+            assert getattr(ruleset, field) & bits == expected
+
+
+@pytest.mark.parametrize("name", ["strict", "default", "ci", "permissive"])
+def test_without_landlock(facts: HostFacts, name: str) -> None:
+    policy, poor = build_policy(load_policy(name)), facts.replace(landlock_abi=0)
+    if name == "strict":
+        with pytest.raises(HostError, match="this kernel has no Landlock") as refusal:
+            compile_plan(policy, poor, make_request())
+        assert "lsm=" in refusal.value.hint
+        return
+    plan = compile_plan(policy, poor, make_request())
+    assert "landlock" not in plan.layers
+    lost = [(d.lost, d.cause) for d in plan.degradations if d.layer == "landlock"]
+    assert lost == ([] if name == "permissive" else [("all file and socket rules", NO_LANDLOCK)])
 
 
 def test_no_user_namespace_no_plan(policy: Policy, facts: HostFacts) -> None:
