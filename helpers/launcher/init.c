@@ -30,6 +30,13 @@ static _Noreturn void give_up_now(struct context *ctx, enum stage stage, const c
 	give_up(stage, &ctx->failure, CODE_SETUP_FAILED);
 }
 
+static _Noreturn void give_up_alone(const char *text)
+{
+	struct failure failure = { .op = -1 };
+	fail(&failure, text);
+	give_up(STAGE_SECURITY, &failure, CODE_SETUP_FAILED);
+}
+
 static uint32_t exec_flags(const struct plan *plan)
 {
 	struct cursor c = plan->exec.body;
@@ -40,7 +47,8 @@ static uint32_t exec_flags(const struct plan *plan)
  * that died before this call shows as the end of the lifeline. */
 static void die_with_parent(void)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		give_up_alone("prctl");
 	struct pollfd p = { FD_LIFELINE, POLLIN, 0 };
 	if (poll(&p, 1, 0) > 0 && !(p.revents & POLLIN))
 		_exit(CODE_SETUP_FAILED);
@@ -148,7 +156,8 @@ static int exit_code(int error)
  * exec pipe tells a failed exec from a successful one, which only closes the pipe. */
 static _Noreturn void become_payload(struct context *ctx, const struct plan *plan)
 {
-	setsid();
+	if (setsid() < 0)
+		give_up_now(ctx, STAGE_SECURITY, "setsid");
 	take_terminal(ctx);
 	reset_signals();
 	struct operation op = { 0 };
@@ -289,14 +298,15 @@ static void keep_only_kill(void)
 	struct abi_cap_header header = { ABI_CAP_VERSION_3, 0 };
 	struct abi_cap_data data[2] = { { 1U << ABI_CAP_KILL, 1U << ABI_CAP_KILL, 0 }, { 0, 0, 0 } };
 	if (syscall(SYS_capset, &header, data) < 0)
-		_exit(CODE_SETUP_FAILED);
+		give_up_alone("capset");
 }
 
 static void close_all_but_ours(void)
 {
-	sys_close_range(0, FD_CHANNEL - 1);
-	sys_close_range(FD_CHANNEL + 1, FD_EXEC_WATCH - 1);
-	sys_close_range(FD_LIFELINE + 1, ~0U);
+	if (sys_close_range(0, FD_CHANNEL - 1) < 0 ||
+	    sys_close_range(FD_CHANNEL + 1, FD_EXEC_WATCH - 1) < 0 ||
+	    sys_close_range(FD_LIFELINE + 1, ~0U) < 0)
+		give_up_alone("close_range");
 }
 
 static int code_of(int status)
@@ -355,7 +365,7 @@ static _Noreturn void watch_over(pid_t payload)
 	sigaddset(&child, SIGCHLD);
 	int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (signals < 0)
-		_exit(CODE_SETUP_FAILED);
+		give_up_alone("signalfd4");
 	struct pollfd watch[3] = { { FD_EXEC_WATCH, POLLIN, 0 },
 				   { FD_LIFELINE, POLLIN, 0 },
 				   { signals, POLLIN, 0 } };

@@ -160,19 +160,20 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 }
 
 /* An order is one byte: 0 lets a held sandbox go on, 1…64 is a signal for the payload, 255 or the
- * end of the channel the end of everything. Without an init the payload is the child itself. */
-static void obey(int pidfd, int has_init)
+ * end of the channel the end of everything. Without an init the payload is the child itself. Not
+ * reaped yet, the child keeps its number: kill(2) reaches it and no other. */
+static void obey(pid_t pid, int has_init)
 {
 	unsigned char order;
 	ssize_t n = recv(FD_CHANNEL, &order, 1, MSG_DONTWAIT);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (n != 1 || order > 64)
-		sys_pidfd_send_signal(pidfd, SIGKILL);
+		kill(pid, SIGKILL);
 	else if (order && !has_init)
-		sys_pidfd_send_signal(pidfd, order);
+		kill(pid, order);
 	else if (write(FD_LIFELINE_END, &order, 1) != 1)
-		sys_pidfd_send_signal(pidfd, SIGKILL);
+		kill(pid, SIGKILL);
 }
 
 static void notice_exec(struct pollfd *watch, pid_t pid)
@@ -202,13 +203,13 @@ static void watch_until_end(pid_t pid, int pidfd, int has_init)
 		if (watch[0].revents)
 			return;
 		if (watch[1].revents)
-			obey(pidfd, has_init);
+			obey(pid, has_init);
 		if (watch[1].revents & (POLLHUP | POLLERR | POLLNVAL)) {
-			sys_pidfd_send_signal(pidfd, SIGKILL);
+			kill(pid, SIGKILL);
 			watch[1].fd = -1;
 		}
 		if (watch[2].revents) {
-			sys_pidfd_send_signal(pidfd, SIGKILL);
+			kill(pid, SIGKILL);
 			watch[2].fd = -1;
 		}
 	}
@@ -220,7 +221,7 @@ static pid_t start_guard(int pidfd, int *end)
 {
 	int life[2];
 	char byte;
-	if (pipe2(life, O_CLOEXEC) < 0)
+	if (sys_pidfd_send_signal(pidfd, 0) < 0 || pipe2(life, O_CLOEXEC) < 0)
 		return -1;
 	pid_t guard = fork();
 	if (guard == 0) {
@@ -268,8 +269,12 @@ int main(void)
 	close(2);
 	int guard_end = -1;
 	pid_t guard = has_init ? 0 : start_guard(pidfd, &guard_end);
-	if (guard < 0)
-		sys_pidfd_send_signal(pidfd, SIGKILL);
+	if (guard < 0) {
+		failure.op = -1;
+		fail(&failure, "cannot watch over the launcher's life");
+		send_failure(EVENT_ERROR, STAGE_CLONE, &failure);
+		kill(pid, SIGKILL);
+	}
 	watch_until_end(pid, pidfd, has_init);
 	while (wait4(pid, &status, 0, &usage) < 0)
 		if (errno != EINTR)

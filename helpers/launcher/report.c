@@ -1,10 +1,12 @@
-#define _GNU_SOURCE
+#include "sys.h"
+
 #include "report.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+
+const char *refused_call;
 
 struct record {
 	char magic[4];
@@ -48,7 +50,11 @@ int fail_with(struct failure *f, int error, const char *text)
 
 int fail(struct failure *f, const char *text)
 {
-	return fail_with(f, errno, text);
+	int error = errno;
+	fail_with(f, error, text);
+	if (refused_call && (error == ENOSYS || error == EPERM) && strcmp(text, refused_call) != 0)
+		snprintf(f->text, sizeof(f->text), "%s: %s", refused_call, text);
+	return -1;
 }
 
 void send_started(pid_t pid)

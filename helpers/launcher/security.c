@@ -131,8 +131,9 @@ static int op_landlock_path(struct context *ctx, struct cursor *c)
 	if (!result && !S_ISDIR(st.st_mode))
 		rule.allowed_access &= LANDLOCK_FILE_RIGHTS;
 	if (!result && rule.allowed_access)
-		result = (int)syscall(NR_landlock_add_rule, ctx->ruleset,
-				      ABI_LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+		result = sys_noted(syscall(NR_landlock_add_rule, ctx->ruleset,
+					   ABI_LANDLOCK_RULE_PATH_BENEATH, &rule, 0),
+				   "landlock_add_rule");
 	if (result < 0)
 		fail(&ctx->failure, path);
 	close(rule.parent_fd);

@@ -132,8 +132,10 @@ static int fail_context(struct context *ctx, int fs, const char *what)
 	int error = errno;
 	char log[300];
 	ssize_t n = read(fs, log, sizeof(log) - 1);
-	if (n <= 2)
-		return fail_with(&ctx->failure, error, what);
+	if (n <= 2) {
+		errno = error;
+		return fail(&ctx->failure, what);
+	}
 	log[n] = 0;
 	return fail_with(&ctx->failure, error, log + 2);
 }
@@ -170,7 +172,7 @@ static int new_filesystem(struct context *ctx, const char *type, const char *con
 static int op_private(struct context *ctx)
 {
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-		return fail(&ctx->failure, "/");
+		return fail(&ctx->failure, "mount");
 	return 0;
 }
 
@@ -746,6 +748,7 @@ int setup_operation(struct context *ctx, struct operation *op)
 {
 	struct cursor *c = &op->body;
 	ctx->failure.op = op->index;
+	refused_call = NULL;
 	switch (op->opcode) {
 	case OP_PRIVATE:
 		return op_private(ctx);

@@ -5,61 +5,75 @@
 #define _GNU_SOURCE
 #include "kernel_abi.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stddef.h>
 #include <sys/types.h>
 #include <unistd.h>
 
+/* The call that was refused last: an errno alone does not say what an old kernel lacks, or what
+ * the filter of an outer container takes away. */
+extern const char *refused_call;
+
+static inline int sys_noted(long result, const char *name)
+{
+	if (result < 0 && (errno == ENOSYS || errno == EPERM))
+		refused_call = name;
+	return (int)result;
+}
+
 static inline int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t resolve)
 {
 	struct abi_open_how how = { flags | O_CLOEXEC, 0, resolve };
-	return (int)syscall(NR_openat2, dirfd, path, &how, sizeof(how));
+	return sys_noted(syscall(NR_openat2, dirfd, path, &how, sizeof(how)), "openat2");
 }
 
 static inline int sys_fsopen(const char *type)
 {
-	return (int)syscall(NR_fsopen, type, ABI_FSOPEN_CLOEXEC);
+	return sys_noted(syscall(NR_fsopen, type, ABI_FSOPEN_CLOEXEC), "fsopen");
 }
 
 static inline int sys_fsconfig(int fd, unsigned command, const char *key, const char *value)
 {
-	return (int)syscall(NR_fsconfig, fd, command, key, value, 0);
+	return sys_noted(syscall(NR_fsconfig, fd, command, key, value, 0), "fsconfig");
 }
 
 static inline int sys_fsmount(int fd, unsigned attributes)
 {
-	return (int)syscall(NR_fsmount, fd, ABI_FSMOUNT_CLOEXEC, attributes);
+	return sys_noted(syscall(NR_fsmount, fd, ABI_FSMOUNT_CLOEXEC, attributes), "fsmount");
 }
 
 /* Clone the mount (and all below it) that `path` under `dirfd` stands on, detached. */
 static inline int sys_open_tree(int dirfd, const char *path)
 {
-	return (int)syscall(NR_open_tree, dirfd, path,
-			    ABI_OPEN_TREE_CLONE | ABI_OPEN_TREE_CLOEXEC | ABI_AT_EMPTY_PATH |
-				    ABI_AT_RECURSIVE);
+	unsigned flags = ABI_OPEN_TREE_CLONE | ABI_OPEN_TREE_CLOEXEC | ABI_AT_EMPTY_PATH |
+			 ABI_AT_RECURSIVE;
+	return sys_noted(syscall(NR_open_tree, dirfd, path, flags), "open_tree");
 }
 
 static inline int sys_move_mount(int from, int to_dirfd, const char *to)
 {
 	unsigned flags = ABI_MOVE_MOUNT_F_EMPTY_PATH | (*to ? 0U : ABI_MOVE_MOUNT_T_EMPTY_PATH);
-	return (int)syscall(NR_move_mount, from, "", to_dirfd, to, flags);
+	return sys_noted(syscall(NR_move_mount, from, "", to_dirfd, to, flags), "move_mount");
 }
 
 static inline int sys_mount_setattr(int fd, unsigned flags, struct abi_mount_attr *attr)
 {
-	return (int)syscall(NR_mount_setattr, fd, "", flags | ABI_AT_EMPTY_PATH, attr,
-			    sizeof(*attr));
+	flags |= ABI_AT_EMPTY_PATH;
+	return sys_noted(syscall(NR_mount_setattr, fd, "", flags, attr, sizeof(*attr)),
+			 "mount_setattr");
 }
 
 static inline int sys_close_range(unsigned first, unsigned last)
 {
-	return (int)syscall(NR_close_range, first, last, 0);
+	return sys_noted(syscall(NR_close_range, first, last, 0), "close_range");
 }
 
 static inline int sys_pidfd_send_signal(int pidfd, int signal)
 {
-	return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+	return sys_noted(syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0),
+			 "pidfd_send_signal");
 }
 
 /* fork(2) with namespace flags. clone(2) rather than clone3(2): outer filters that refuse

@@ -78,7 +78,10 @@ def attempt(trial: str, *arguments: str, deadline_s: float = _DEADLINE_S) -> Out
         )
     except OSError as error:
         os.close(read_end)
-        return Outcome(None, f"start {python}", error.errno or 0, (error.strerror or "").lower())
+        # What C libraries start processes with; they go on to clone(2) only where it is ENOSYS.
+        call = "clone3: " if error.errno == errno.EPERM else ""
+        text = (error.strerror or "").lower()
+        return Outcome(None, f"start {python}", error.errno or 0, call + text)
     finally:
         os.close(write_end)
     try:

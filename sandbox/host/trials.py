@@ -38,7 +38,10 @@ def run_isolated(work: Callable[[], Value]) -> Outcome:
     """Run `work` in a forked process of its own and give back its value or its failure."""
     parent = os.getpid()
     read_end, write_end = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        return None, "clone", error.errno or 0, (error.strerror or "").lower()
     if child == 0:
         outcome: Outcome
         try:

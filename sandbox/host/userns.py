@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from sandbox.host.probe import read_kernel_file
+from sandbox.host.probe import kernel_version, read_kernel_file
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[str], str]
 
+OLDEST_KERNEL = (5, 12)  # mount_setattr(2)
 MAX_LEVELS = 32  # nested user namespaces, kernel/user_namespace.c
 
 
@@ -188,6 +189,21 @@ def explain(number: int, *, read: Read = read_kernel_file) -> Explanation:
     if number == errno.ENOMEM:
         return Explanation("the kernel is out of memory", "end other processes")
     return Explanation(os.strerror(number).lower(), 'run "sbx doctor"')
+
+
+def explain_refused_call(number: int, *, read: Read = read_kernel_file) -> tuple[str, str]:
+    """(cause, hint) when a call that sbx needs failed with errno `number`; ("", "") = unknown."""
+    release = os.uname().release
+    filtered = _outer_filter(read)
+    if number == errno.ENOSYS and kernel_version(release) < OLDEST_KERNEL:
+        oldest = ".".join(map(str, OLDEST_KERNEL))
+        return f"this is Linux {release}", f"sbx needs Linux {oldest} or newer"
+    if filtered is None or number not in {errno.ENOSYS, errno.EPERM}:
+        return "", ""
+    cause = filtered.cause
+    if number == errno.EPERM:
+        cause = cause.replace("refuses", "may refuse")
+    return cause, f"{filtered.hint}: {filtered.fix}"
 
 
 def explain_in_a_line(number: int) -> tuple[str, str]:

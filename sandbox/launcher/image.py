@@ -59,11 +59,17 @@ def seal_bytes(name: str, content: bytes) -> int:
             os.close(memory)
             raise
     except OSError as error:
-        raise SetupError(
-            f"cannot keep the {name} in memory",
-            cause=(error.strerror or "").lower(),
-            errno=error.errno or 0,
-        ) from error
+        raise _no_memory_file(name, error) from error
+
+
+def _no_memory_file(name: str, error: OSError) -> SetupError:
+    number, cause, hint = error.errno or 0, (error.strerror or "").lower(), ""
+    if number in {errno.ENOSYS, errno.EPERM}:
+        from sandbox.host.userns import explain_refused_call
+
+        reason, hint = explain_refused_call(number)
+        cause = f"memfd_create: {cause}" + (f" ({reason})" if reason else "")
+    return SetupError(f"cannot keep the {name} in memory", cause=cause, hint=hint, errno=number)
 
 
 def _create(name: str, kind: int) -> int:

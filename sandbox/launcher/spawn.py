@@ -121,7 +121,7 @@ def launch(
         places |= {
             FD_PLAN: child.move(seal_bytes("plan", plan)),
             FD_CHANNEL: far,
-            FD_OWNER: child.move(os.pidfd_open(os.getpid())),
+            FD_OWNER: child.move(_own_pidfd()),
         }
         actions = [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in places.items()]
         actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in pass_fds]
@@ -217,6 +217,13 @@ def _locate(child: Descriptors, program: Program) -> tuple[str, list[str]]:
     return f"/proc/self/fd/{image}", list(program.argv)
 
 
+def _own_pidfd() -> int:
+    try:
+        return os.pidfd_open(os.getpid())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "pidfd_open") from None
+
+
 def _open_pidfd(ours: Descriptors, pid: int) -> int:
     """A pidfd of our child, or -1 when somebody else has already reaped it (SIGCHLD ignored)."""
     try:
@@ -241,9 +248,13 @@ def _cannot_start(error: OSError) -> SetupError | HostError:
         errno.ENOENT: "/proc must be mounted",
         errno.EACCES: "sysctl vm.memfd_noexec must be below 2 for programs in memory",
     }
-    return SetupError(
-        "cannot start the launcher",
-        cause=(error.strerror or str(error)).lower(),
-        hint=hints.get(error.errno or 0, ""),
-        errno=error.errno or 0,
-    )
+    cause = (error.strerror or str(error)).lower()
+    hint = hints.get(error.errno or 0, "")
+    if error.errno in {errno.ENOSYS, errno.EPERM}:
+        from sandbox.host.userns import explain_refused_call
+
+        reason, hint = explain_refused_call(error.errno)
+        # C libraries start processes by clone3(2), and by clone(2) only where that is ENOSYS.
+        call = {None: "", "pidfd_open": "pidfd_open: "}.get(error.filename, "clone3: ")
+        cause = call + cause + (f" ({reason})" if reason else "")
+    return SetupError("cannot start the launcher", cause=cause, hint=hint, errno=error.errno or 0)

@@ -32,8 +32,9 @@ def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False)
 
     `host_root`: the rootfs is the host's own "/". The kernel refuses it as a lower layer, since
     that would show what its mounts cover (clone_private_mount), so it is bound read-only.
-    Raises HostError when overlay is demanded and this host refuses it.
+    Raises HostError when overlay is demanded and this host refuses it, or all namespaces.
     """
+    _check_user_namespaces(facts)  # or its lack would be told as that of overlayfs
     wanted = policy.filesystem.root
     if wanted == "auto" and facts.overlay_error and policy.refuses("overlay"):
         raise HostError(
@@ -60,6 +61,15 @@ def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False)
             return "overlay", ""
         return "copy", f"overlayfs is refused here: {facts.overlay_error}"
     return wanted, "" if wanted == "overlay" else f"asked by {policy.origin('filesystem.root')}"
+
+
+def _check_user_namespaces(facts: HostFacts) -> None:
+    if facts.userns_error:
+        raise HostError(
+            "cannot create a user namespace",
+            cause=facts.userns_error,
+            hint='run "sbx doctor" for the cure on this host',
+        )
 
 
 def _namespaces(policy: Policy) -> ops.Namespaces:
@@ -179,12 +189,7 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
             cause="the system call filters know x86_64 only",
             hint="run sbx on an x86_64 machine",
         )
-    if facts.userns_error:
-        raise HostError(
-            "cannot create a user namespace",
-            cause=facts.userns_error,
-            hint='run "sbx doctor" for the cure on this host',
-        )
+    _check_user_namespaces(facts)
     lost: list[Degradation] = []
     ids, lost_ids = choose_ids(policy, facts, request.account)
     mounts, lost_mounts = mount_steps(policy, facts, request, ids)

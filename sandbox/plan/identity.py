@@ -62,9 +62,10 @@ def _missing_ranges(facts: HostFacts) -> tuple[str, str, str] | None:
     for path, helper in ((facts.newuidmap, "newuidmap"), (facts.newgidmap, "newgidmap")):
         if not path:
             return (
-                f"cannot find {helper}",
-                "it is not installed as a set-user-ID program of root",
-                "ask an administrator to install it (package uidmap or shadow-utils)",
+                f"cannot use {helper}",
+                "it is not installed as a set-user-ID program of root, or can gain no rights here "
+                "(no_new_privs, nosuid)",
+                'run "sbx doctor" to see which; it comes with the package uidmap or shadow-utils',
             )
     return None
 

@@ -65,22 +65,24 @@ def _from_event(event: Event, plan: Plan, rootfs: str) -> SetupError:
     if event.stage == events.STAGE_EXEC:
         return _exec_error(event, plan, rootfs)
     step = _step(event, plan)
-    if not step:
+    kind = step[2] if step else ""
+    if step:
+        what = f"step {step[0]} of {len(plan.steps)} failed: {step[1]}"
+    else:
         what = f"cannot {events.STAGE_WORDS.get(event.stage, 'set up the sandbox')}"
-        return SetupError(what, cause=_cause(event), hint=_hint("", event), errno=event.errno)
-    number, text, kind = step
-    cause, hint = _cause(event), _hint(kind, event)
-    if kind == "Namespaces" or (kind == "Private" and event.errno in _REFUSALS):
-        from sandbox.host.userns import explain_in_a_line
+    reason, hint = _explain(kind, event)
+    cause = _cause(event) + (f" ({reason})" if reason else "")
+    return SetupError(what, cause=cause, hint=hint, errno=event.errno)
 
-        reason, hint = explain_in_a_line(event.errno)
-        cause += f" ({reason})"
-    return SetupError(
-        f"step {number} of {len(plan.steps)} failed: {text}",
-        cause=cause,
-        hint=hint,
-        errno=event.errno,
-    )
+
+def _explain(kind: str, event: Event) -> tuple[str, str]:
+    """(reason, hint) from what can be seen of this host; the reason is "" when nothing is."""
+    from sandbox.host.userns import explain_in_a_line, explain_refused_call
+
+    if kind == "Namespaces" or (kind == "Private" and event.errno in _REFUSALS):
+        return explain_in_a_line(event.errno)
+    reason, hint = explain_refused_call(event.errno)
+    return reason, hint or _hint(kind, event)
 
 
 def _step(event: Event, plan: Plan) -> tuple[int, str, str] | None:

@@ -6,12 +6,13 @@ supervised, and takes back what it made, whatever happened in between.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 
 from sandbox.errors import RootfsError, SbxError, SetupError, UsageError
-from sandbox.host.probe import host_facts
+from sandbox.host.probe import forget_facts, host_facts
 from sandbox.launcher import events
 from sandbox.launcher.spawn import check_pass_fds, launch
 from sandbox.plan.compile import choose_storage, compile_plan
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1  # execve(2): MAX_ARG_STRLEN with its final NUL
 MAX_NAME_CHARS = 64
+_REFUSALS = (errno.ENOSYS, errno.EPERM)
 
 
 class Task(Record):
@@ -245,6 +247,7 @@ class _Session:
             if storage == "bind" and files.root != "bind" and not files.read_only:
                 self._tell("the root is read-only in this run", reason)
             return self._run(facts, self._task.rootfs, storage, reason)
+        _compile(self._policy, facts, self._task, self._task.rootfs, storage)  # or it refuses
         self._tell(f"preparing a {storage} of the root file system", reason)
         if self._options.forward_signals:
             self._interrupts.open()
@@ -304,6 +307,8 @@ class _Session:
         outcome = self._supervise(encode(step.op for step in plan.steps))
         error = self._setup_error(outcome, plan, rootfs)
         if error:
+            if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
+                forget_facts()
             raise error
         unwritten = next(iter(self._streams.errors()), None)
         budget = self._streams.budget

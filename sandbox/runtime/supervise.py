@@ -254,6 +254,8 @@ class Supervisor:
                 signal.pidfd_send_signal(self._launched.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 return
+            except OSError:  # an outer filter refuses the call; the number of a child is its own
+                os.kill(self._launched.pid, signal.SIGKILL)
 
     def _gone_unseen(self) -> bool:
         """Without a pidfd (somebody reaps our children) the channel's end tells."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 import pytest
@@ -58,6 +59,31 @@ def test_reason_and_cure(number: int, changes: dict[str, str], cause: str, fix: 
     assert found.hint
     assert "\n" not in found.cause + found.hint
     assert not found.cause.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("number", "release", "changes", "cause", "hint"),
+    [
+        (errno.ENOSYS, "5.10.0", {"status": "Seccomp:\t2"}, "this is Linux 5.10.0", "Linux 5.12"),
+        (errno.ENOSYS, "6.1.0", {"status": "Seccomp:\t2"}, "have, refuses", "docker run"),
+        (errno.EPERM, "6.1.0", {"status": "Seccomp:\t2"}, "have, may refuse", "docker run"),
+        (errno.EPERM, "6.1.0", {}, "", ""),
+        (errno.ENOSYS, "6.1.0", {}, "", ""),
+        (errno.EINVAL, "6.1.0", {"status": "Seccomp:\t2"}, "", ""),
+    ],
+)
+def test_a_refused_call(
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    release: str,
+    changes: dict[str, str],
+    cause: str,
+    hint: str,
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", release, "", "")))
+    found = userns.explain_refused_call(number, read=files(**changes))
+    assert (cause in found[0], hint in found[1]) == (True, True)
+    assert (bool(found[0]), bool(found[1])) == (bool(cause), bool(hint))
 
 
 def test_error_text_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
