@@ -84,14 +84,15 @@ packages_run() {
     apt_install uidmap || have newuidmap ||
         say "uidmap is missing and cannot be installed: sandboxes will have one user id"
     find_python >/dev/null || apt_install python3 python3-venv || true
-    links_statically musl-gcc || apt_install musl-tools gcc linux-libc-dev || true
+    links musl-gcc -static || apt_install musl-tools gcc linux-libc-dev || true
 }
 
 packages_test() {
     packages_run
     apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
-    have clang || apt_install clang || say "clang is missing: the decoder is fuzzed without coverage feedback"
+    links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
+        say "clang is missing: the decoder is fuzzed without coverage feedback"
 }
 
 # ---- the unprivileged user --------------------------------------------------------------------
@@ -166,15 +167,16 @@ make_venv() {
 
 # ---- build ------------------------------------------------------------------------------------
 
-links_statically() {
-    have "$1" && printf 'int main(void){return 0;}' | "$1" -static -x c - -o "$state/static-probe" 2>/dev/null
+# links COMPILER FLAG: it makes a program in that way.
+links() {
+    have "$1" && printf 'int main(void){return 0;}' | "$1" "$2" -x c - -o "$state/probe" 2>/dev/null
 }
 
 # The compiler of the static programs: musl first, because the launcher gets smallest with it.
 find_cc() {
     if [ -n "${CC:-}" ]; then echo "$CC"; return 0; fi
     for cc in musl-gcc gcc clang cc; do
-        links_statically $cc && echo "$cc" && return 0
+        links $cc -static && echo "$cc" && return 0
     done
     "$venv/bin/python" -c 'import ziglang' 2>/dev/null ||
         "$venv/bin/pip" install -qq --disable-pip-version-check ziglang >&2 ||
@@ -262,7 +264,7 @@ lint() {
 # Builds the C parts with sanitizers and runs their unit tests and a bounded fuzz of the decoder.
 native() {
     cc=gcc
-    have clang && cc=clang
+    links clang -fsanitize=address,fuzzer-no-link && cc=clang
     say "C tests with AddressSanitizer and UBSan ($cc)"
     dir=$state/sanitize-$cc
     export PATH="$venv/bin:$PATH"
