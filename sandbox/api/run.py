@@ -123,7 +123,8 @@ def run(
     Raises TimeoutExpired (`result` holds what was captured), CommandFailed with `check`,
     CommandNotFound, CommandNotExecutable, and the other kinds of SbxError when nothing ran.
     """
-    from sandbox.runtime.session import RunOptions, Task, run_session
+    from sandbox.runtime.session import RunOptions, run_session
+    from sandbox.runtime.task import Task
 
     decoder = _Text(bool(text or encoding or errors), encoding, errors)
     out, err, merged = _outputs(stdout, stderr, capture=capture_output)

@@ -1,32 +1,23 @@
-"""Finds everything that is wrong with a layer, with a merged policy, and with one request.
+"""Finds everything that is wrong with a layer and with a merged policy.
 
 Functions return findings and never stop at the first; `merge` turns them into one error.
-Nothing is opened here; `validate_request` alone asks the kernel what ROOTFS is.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-
 from sandbox.linux.capabilities import NAMES as CAPABILITIES
 from sandbox.policy.fields import Bad, suggest
 from sandbox.policy.schema import SECTIONS, TABLES, TOP
-from sandbox.policy.units import format_size, quote
+from sandbox.policy.units import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from sandbox.policy.model import Policy
 
     Finding = tuple[str, str]
-
-# execve(2): MAX_ARG_STRLEN for one string, a quarter of the stack limit (8 MiB) for all.
-ARG_MAX_ONE = 128 << 10
-ARG_MAX_ALL = 2 << 20
-_POINTER = 8
 
 
 def check_layer(data: Mapping[str, Any], folder: str = "") -> tuple[dict[str, Any], list[Finding]]:
@@ -149,85 +140,3 @@ def _parents(path: str) -> Iterable[str]:
     while path:
         yield path
         path = path.rpartition("/")[0]
-
-
-def validate_request(
-    rootfs: str, argv: Sequence[str], env: Iterable[tuple[str, str]] = ()
-) -> list[str]:
-    """Everything that is wrong with one command line, as lines "object: text"; [] when sound.
-
-    `env` is the payload's environment as far as it is known. Sizes are execve(2)'s.
-    """
-    return [*_check_rootfs(rootfs), *_check_argv(argv), *_check_strings(argv, tuple(env))]
-
-
-def _check_rootfs(rootfs: str) -> list[str]:
-    if not rootfs:
-        return ["rootfs: must not be empty"]
-    if "\0" in rootfs or "\n" in rootfs:
-        return [f"rootfs: must not hold a NUL byte or a newline, found {quote(rootfs)}"]
-    try:
-        found = os.stat(rootfs)
-    except (OSError, ValueError) as error:
-        return [f"rootfs: {_explain_missing(rootfs, error)}"]
-    if not stat.S_ISDIR(found.st_mode):
-        text = f"rootfs: must be a directory, and {quote(rootfs)} is a {_kind(found.st_mode)}"
-        if stat.S_ISREG(found.st_mode):
-            text += "; if it is an archive, unpack it first: mkdir DIR && tar -xf FILE -C DIR"
-        return [text]
-    if not os.access(rootfs, os.X_OK, effective_ids=True):
-        return [f"rootfs: {quote(rootfs)} may not be searched by this user"]
-    return []
-
-
-def _explain_missing(rootfs: str, error: OSError | ValueError) -> str:
-    cause = (getattr(error, "strerror", None) or str(error)).lower()
-    if os.path.islink(rootfs) and isinstance(error, FileNotFoundError):
-        return f"{quote(rootfs)} is a symbolic link that leads nowhere"
-    if isinstance(error, FileNotFoundError):
-        return f"{quote(rootfs)} does not exist"
-    return f"cannot look at {quote(rootfs)}: {cause}"
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFREG: "regular file",
-        stat.S_IFIFO: "fifo",
-        stat.S_IFSOCK: "socket",
-        stat.S_IFBLK: "block device",
-        stat.S_IFCHR: "character device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "file of another kind")
-
-
-def _check_argv(argv: Sequence[str]) -> list[str]:
-    if not argv:
-        return ["command: is missing"]
-    if not argv[0]:
-        return ["command: must not be empty"]
-    return []
-
-
-def _check_strings(argv: Sequence[str], env: tuple[tuple[str, str], ...]) -> list[str]:
-    found = []
-    total = 0
-    named = [("command" if i == 0 else f"argument {i}", text) for i, text in enumerate(argv)]
-    named += [(f"environment variable {quote(name)}", f"{name}={value}") for name, value in env]
-    for what, text in named:
-        if "\0" in text:
-            found.append(f"{what}: must not hold a NUL byte")
-        try:
-            length = len(os.fsencode(text)) + 1
-        except UnicodeEncodeError:
-            found.append(f"{what}: must be valid text")
-            continue
-        total += length + _POINTER
-        if length > ARG_MAX_ONE:
-            limit = format_size(ARG_MAX_ONE)
-            found.append(f"{what}: has {length - 1} bytes, the kernel takes less than {limit}")
-    if total > ARG_MAX_ALL:
-        limit = format_size(ARG_MAX_ALL)
-        found.append(
-            f"command: arguments and environment have {total} bytes, the kernel takes {limit}"
-        )
-    return found

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 
-from sandbox.errors import RootfsError, SbxError, SetupError, UsageError
+from sandbox.errors import SbxError, SetupError
 from sandbox.host.probe import forget_facts, host_facts
 from sandbox.launcher import events
-from sandbox.launcher.spawn import check_pass_fds, launch
+from sandbox.launcher.spawn import launch
 from sandbox.plan.compile import choose_storage, compile_plan
 from sandbox.plan.network import network_mode
 from sandbox.plan.wire import encode
@@ -31,6 +30,7 @@ from sandbox.runtime.signals import CAUGHT, FATAL, Interrupts, SignalInbox
 from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
 from sandbox.runtime.streams import Streams
 from sandbox.runtime.supervise import Outcome, Supervisor
+from sandbox.runtime.task import Task, check_task
 from sandbox.services.storage import DRIVERS, prepare_nothing, remove_tree
 
 TYPE_CHECKING = False
@@ -50,30 +50,15 @@ if TYPE_CHECKING:
 
     Notify = Callable[[str, str], None]
 
-MAX_ARGUMENT_BYTES = 128 * 1024 - 1  # execve(2): MAX_ARG_STRLEN with its final NUL
-MAX_NAME_CHARS = 64
 _REFUSALS = (errno.ENOSYS, errno.EPERM)
-
-
-class Task(Record):
-    """What to run: `rootfs` is a path of the caller's, `env` its environment (None: os.environ).
-
-    `name` is shown in reports; "" makes one up. `pass_fds` keep their numbers inside.
-    """
-
-    rootfs: str
-    argv: tuple[str, ...]
-    name: str = ""
-    env: tuple[tuple[str, str], ...] | None = None
-    pass_fds: tuple[int, ...] = ()
 
 
 class RunOptions(Record):
     """How a run is connected. For `stdin`, `stdout`, `stderr` see Streams.
 
     `report_path`: where the report goes (see Destination), "-" = a few lines on standard error.
-    `status_fd`: where
-    its JSON lines go. `notify(what, cause)` hears what the user should be told meanwhile.
+    `status_fd`: where its JSON lines go. `notify(what, cause)` hears what the user should be told
+    meanwhile.
     """
 
     stdin: Input = None
@@ -96,7 +81,7 @@ class Prepared(Record):
 
 def prepare(policy: Policy, task: Task) -> Prepared:
     """Validate and compile; nothing is created or started. Raises SbxError."""
-    check_task(task)
+    check_task(task, policy.process.env)
     facts = host_facts()
     storage, reason = _storage(policy, facts, task)
     return Prepared(_compile(policy, facts, task, task.rootfs, storage), reason)
@@ -144,56 +129,6 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
         session.close()
 
 
-def check_task(task: Task) -> None:
-    """Refuse what can never be started, all problems at once. Raises UsageError, RootfsError."""
-    problems = [*_argument_problems(task.argv), *_name_problems(task.name)]
-    if problems:
-        raise UsageError("this cannot be run", problems=tuple(problems))
-    _check_rootfs(task.rootfs)
-    check_pass_fds(task.pass_fds)
-
-
-def _argument_problems(argv: tuple[str, ...]) -> list[str]:
-    if not argv or not argv[0]:
-        return ["command: is empty"]
-    problems = []
-    for number, argument in enumerate(argv):
-        size = len(os.fsencode(argument))
-        if "\0" in argument:
-            problems.append(f"argument {number}: contains a NUL byte")
-        elif size > MAX_ARGUMENT_BYTES:
-            problems.append(
-                f"argument {number}: has {size} bytes, the kernel takes {MAX_ARGUMENT_BYTES}"
-            )
-    return problems
-
-
-def _name_problems(name: str) -> list[str]:
-    if not name:
-        return []
-    plain = name.replace("-", "").replace("_", "").replace(".", "")
-    if len(name) > MAX_NAME_CHARS or not (plain.isascii() and plain.isalnum()):
-        return [f"name: must be up to {MAX_NAME_CHARS} letters, digits, dots, dashes, underscores"]
-    return []
-
-
-def _check_rootfs(path: str) -> None:
-    what = f"cannot use {path!r} as the root file system"
-    if not path or "\0" in path or "\n" in path:
-        raise RootfsError(what, cause="it is empty or contains a NUL or a newline")
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        hint = "name a directory that holds one, or make one: sbx rootfs from-host OUT PROGRAM"
-        raise RootfsError(what, cause=(error.strerror or "").lower(), hint=hint) from error
-    if not stat.S_ISDIR(mode):
-        raise RootfsError(
-            what, cause="it is not a directory", hint="unpack it, and name the directory"
-        )
-    if not os.access(path, os.X_OK):
-        raise RootfsError(what, cause="permission denied", hint="chmod it, or run as its owner")
-
-
 def _compile(policy: Policy, facts: HostFacts, task: Task, rootfs: str, storage: str) -> Plan:
     env = dict(os.environ) if task.env is None else dict(task.env)
     request = gather(
@@ -226,7 +161,7 @@ class _Session:
     def run(self) -> Report:
         """Everything from validation to the report; what was made on the way is gone then."""
         self._open_report()
-        check_task(self._task)
+        check_task(self._task, self._policy.process.env)
         facts = host_facts()
         for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")

@@ -15,7 +15,8 @@ from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Policy
 from sandbox.runtime.report import Report
-from sandbox.runtime.session import RunOptions, Task, run_session
+from sandbox.runtime.session import RunOptions, run_session
+from sandbox.runtime.task import Task
 from sandbox.services.network import DRIVERS
 
 

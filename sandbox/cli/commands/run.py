@@ -11,8 +11,8 @@ from sandbox.errors import PolicyError
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.units import format_duration, format_size
-from sandbox.policy.validate import validate_request
-from sandbox.runtime.session import RunOptions, Task, run_session
+from sandbox.runtime.session import RunOptions, run_session
+from sandbox.runtime.task import Task, task_problems
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def combine(parsed: Parsed, flags: Flags, task: Task, program: str) -> Policy:
 
 def _raise_all(problems: tuple[str, ...], task: Task, program: str) -> None:
     """Raise one UsageError with the problems, and with those of ROOTFS and COMMAND."""
-    raise_problems((*problems, *validate_request(task.rootfs, task.argv)), program)
+    raise_problems((*problems, *task_problems(task)), program)
 
 
 def read_task(parsed: Parsed, flags: Flags, program: str) -> Task:

@@ -20,7 +20,8 @@ from sandbox.plan import ops
 from sandbox.plan.request import Degradation, Plan, Step
 from sandbox.policy.model import Policy
 from sandbox.runtime.report import Report
-from sandbox.runtime.session import Prepared, RunOptions, Task
+from sandbox.runtime.session import Prepared, RunOptions
+from sandbox.runtime.task import Task
 
 ROOT = Path(sandbox.__file__).parents[1]
 REPORT = Report(

@@ -15,7 +15,6 @@ from sandbox.policy.load import load_policy
 from sandbox.policy.merge import Layer, build_policy
 from sandbox.policy.schema import SECTIONS, TABLES, TOP
 from sandbox.policy.show import describe
-from sandbox.policy.validate import validate_request
 
 _WORDS = (
     "strict default ALL CHOWN /tmp /data /proc /dev/shm /../x // 5m 1G 50% 1:2 unlimited inherit "
@@ -120,12 +119,6 @@ def test_well_formed_files(tmp_path: Path, pairs: dict[str, str]) -> None:
 
 
 TEXT = st.text(max_size=20)
-
-
-@settings(deadline=None)
-@given(TEXT, st.lists(TEXT, max_size=3), st.lists(st.tuples(TEXT, TEXT), max_size=3))
-def test_requests(rootfs: str, argv: list[str], env: list[tuple[str, str]]) -> None:
-    assert all(isinstance(line, str) for line in validate_request(rootfs, argv, env))
 
 
 @settings(deadline=None)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox.errors import PolicyError
 from sandbox.policy.merge import Layer, build_policy
-from sandbox.policy.validate import validate_request
 
 
 def problems(data: dict[str, Any], **more: Any) -> list[str]:
@@ -242,63 +239,3 @@ def test_a_profile_lies_beside_its_policy() -> None:
     policy = build_policy([Layer("x", data, {}, "/etc/pol/x.toml")])
     assert policy.seccomp.profile == "/etc/pol/p.json"
     assert problems(data) == ['build.toml: seccomp.profile: must be absolute, found "p.json"']
-
-
-class TestRequest:
-    def test_sound(self, tmp_path: Path) -> None:
-        command = ["ls", "--policy", "-v", "a\nb", ""]
-        assert validate_request(str(tmp_path), command, [("A", "b\nc")]) == []
-        assert validate_request("/", ["ls"]) == []
-
-    def test_a_missing_rootfs(self, tmp_path: Path) -> None:
-        missing = str(tmp_path / "no")
-        assert validate_request(missing, ["ls"]) == [f'rootfs: "{missing}" does not exist']
-
-    def test_a_dangling_rootfs(self, tmp_path: Path) -> None:
-        link = tmp_path / "link"
-        link.symlink_to("nowhere")
-        assert "leads nowhere" in validate_request(str(link), ["ls"])[0]
-
-    def test_an_archive_as_rootfs(self, tmp_path: Path) -> None:
-        file = tmp_path / "rootfs.tar"
-        file.touch()
-        (found,) = validate_request(str(file), ["ls"])
-        assert "is a regular file; if it is an archive, unpack it first" in found
-
-    def test_a_fifo_as_rootfs(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "fifo")
-        assert "is a fifo" in validate_request(str(tmp_path / "fifo"), ["ls"])[0]
-        assert "is a character device" in validate_request("/dev/null", ["ls"])[0]
-
-    def test_a_rootfs_that_may_not_be_searched(self, tmp_path: Path) -> None:
-        closed = tmp_path / "closed"
-        closed.mkdir(mode=0o600)
-        found = validate_request(str(closed), ["ls"])
-        assert found == ([] if os.geteuid() == 0 else [found[0]])
-
-    @pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\ud800", "a" * 5000])
-    def test_a_rootfs_that_is_no_path(self, name: str) -> None:
-        assert len(validate_request(name, ["ls"])) == 1
-
-    def test_commands(self) -> None:
-        assert validate_request("/", []) == ["command: is missing"]
-        assert validate_request("/", [""]) == ["command: must not be empty"]
-        assert validate_request("/", ["a\0", "b\0"], [("C", "\0")]) == [
-            "command: must not hold a NUL byte",
-            "argument 1: must not hold a NUL byte",
-            'environment variable "C": must not hold a NUL byte',
-        ]
-
-    def test_long_arguments(self) -> None:
-        most = (128 << 10) - 1
-        assert validate_request("/", ["a", "b" * most]) == []
-        assert validate_request("/", ["a", "b" * (200 << 10)]) == [
-            "argument 1: has 204800 bytes, the kernel takes less than 128K"
-        ]
-        assert validate_request("/", ["a"], [("B", "c" * most)]) == [
-            'environment variable "B": has 131073 bytes, the kernel takes less than 128K'
-        ]
-
-    def test_many_arguments(self) -> None:
-        (found,) = validate_request("/", ["a", *["b" * 1000] * 2200])
-        assert found.startswith("command: arguments and environment have ")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.errors import RootfsError, SbxError, SetupError, UsageError
+from sandbox.errors import SbxError, SetupError, UsageError
 from sandbox.host.facts import HostFacts
 from sandbox.launcher import events, fake
 from sandbox.policy.load import Layer, load_policy
@@ -18,8 +18,9 @@ from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Policy
 from sandbox.runtime import session
 from sandbox.runtime.report import Report
-from sandbox.runtime.session import RunOptions, Task, prepare, run_session
+from sandbox.runtime.session import RunOptions, prepare, run_session
 from sandbox.runtime.state import runs_dir
+from sandbox.runtime.task import Task
 from sandbox.services.storage import DRIVERS
 
 Steps = list[Any]
@@ -200,47 +201,6 @@ def test_a_report_that_fails_at_the_end_leaves_the_code(rootfs: str, tmp_path: P
 
 
 # ---- bad input ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argv", "word"),
-    [
-        ((), "command: is empty"),
-        (("",), "command: is empty"),
-        (("a", "b\0c"), "argument 1: contains a NUL"),
-        (("a", "x" * 200 * 1024), "argument 1: has 204800 bytes"),
-    ],
-)
-def test_arguments_that_no_kernel_takes(rootfs: str, argv: tuple[str, ...], word: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        prepare(policy(), Task(rootfs, argv))
-    assert word in caught.value.problems[0]
-
-
-def test_all_problems_are_named_at_once(rootfs: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        prepare(policy(), Task(rootfs, ("a\0", "b\0"), name="a/b"))
-    assert len(caught.value.problems) == 3
-
-
-@pytest.mark.parametrize("name", ["a/b", "a\nb", "-", "ä", "x" * 65, ".."])
-def test_names_that_are_refused(rootfs: str, name: str) -> None:
-    with pytest.raises(UsageError):
-        prepare(policy(), Task(rootfs, ("true",), name=name))
-
-
-def test_a_root_file_system_that_cannot_be_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    for path, cause in (
-        ("", "empty"),
-        ("a\0b", "NUL"),
-        ("a\nb", "newline"),
-        (str(tmp_path / "missing"), "no such file"),
-        (str(tmp_path / "file"), "not a directory"),
-    ):
-        with pytest.raises(RootfsError) as caught:
-            prepare(policy(), Task(path, ("true",)))
-        assert cause in caught.value.cause
 
 
 def test_bad_input_creates_nothing(rootfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
