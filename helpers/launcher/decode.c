@@ -205,3 +205,10 @@ void find_operation(const struct plan *plan, uint16_t opcode, struct operation *
 		if (op.opcode == opcode)
 			*found = op;
 }
+
+int plan_has(const struct plan *plan, uint16_t opcode)
+{
+	struct operation op = { 0 };
+	find_operation(plan, opcode, &op);
+	return op.opcode != 0;
+}

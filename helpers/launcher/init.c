@@ -18,13 +18,13 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-static _Noreturn void give_up(enum stage stage, const struct failure *f, int code)
+_Noreturn void give_up(enum stage stage, const struct failure *f, int code)
 {
 	send_failure(EVENT_ERROR, stage, f);
 	_exit(code);
 }
 
-static _Noreturn void give_up_now(struct context *ctx, enum stage stage, const char *text)
+_Noreturn void give_up_now(struct context *ctx, enum stage stage, const char *text)
 {
 	fail(&ctx->failure, text);
 	give_up(stage, &ctx->failure, CODE_SETUP_FAILED);
@@ -45,7 +45,7 @@ static uint32_t exec_flags(const struct plan *plan)
 
 /* prctl(2): the signal fires when the parent dies and is cleared by a change of ids. A parent
  * that died before this call shows as the end of the lifeline. */
-static void die_with_parent(void)
+void die_with_parent(void)
 {
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		give_up_alone("prctl");
@@ -109,7 +109,7 @@ static void become_outer_root(struct context *ctx, const struct plan *plan)
 	die_with_parent();
 }
 
-static void set_up(struct context *ctx, const struct plan *plan)
+void run_setup(struct context *ctx, const struct plan *plan)
 {
 	struct operation op = { 0 };
 	for (size_t at = 0; plan_next(plan, &at, &op);) {
@@ -120,6 +120,35 @@ static void set_up(struct context *ctx, const struct plan *plan)
 		    (op.opcode == OP_PRIVATE && open_sources(ctx, plan) < 0))
 			give_up(STAGE_SETUP, &ctx->failure, CODE_SETUP_FAILED);
 	}
+}
+
+/* ---- a kept sandbox: how others enter it ------------------------------------------------------
+ * proc(5): the links below ns/ open to a process itself, dumpable or not. To the launcher, which
+ * keeps them for later, they would not. */
+
+static void share(struct context *ctx, const char *const *paths, int count, int first)
+{
+	int fds[NAMESPACE_COUNT], opened = 0;
+	for (; opened < count; opened++) {
+		const char *path = paths[opened];
+		fds[opened] = *path == '/' ? openat(ctx->root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC) :
+					     openat(ctx->procfs, path, O_RDONLY | O_CLOEXEC);
+		if (fds[opened] < 0)
+			break;
+	}
+	if (send_namespaces(fds, opened, first) < 0)
+		give_up_now(ctx, STAGE_CLONE, "cannot hand over the namespaces");
+	while (opened > 0)
+		close(fds[--opened]);
+}
+
+/* In the order of enum namespace_place; time comes last, for old kernels have none. */
+static void share_namespaces(struct context *ctx)
+{
+	static const char *const paths[] = { "self/ns/user", "self/ns/mnt", "self/ns/pid",
+					     "self/ns/net", "self/ns/ipc", "self/ns/uts",
+					     "self/ns/cgroup", "/", "self/ns/time" };
+	share(ctx, paths, sizeof(paths) / sizeof(paths[0]), NAMESPACE_USER);
 }
 
 /* ---- the payload's process --------------------------------------------------------------- */
@@ -154,17 +183,22 @@ static int exit_code(int error)
 
 /* setsid keeps kill(0, …) and the caller's terminal apart from the sandbox. The byte on the
  * exec pipe tells a failed exec from a successful one, which only closes the pipe. */
-static _Noreturn void become_payload(struct context *ctx, const struct plan *plan)
+_Noreturn void become_payload(struct context *ctx, const struct plan *plan)
 {
+	static const char *const own[] = { "self/ns/user" };
+	struct operation op = { 0 };
 	if (setsid() < 0)
 		give_up_now(ctx, STAGE_SECURITY, "setsid");
+	if (!ctx->joined && plan_has(plan, OP_KEEP))
+		share(ctx, own, 1, NAMESPACE_INNER);
+	if (exec_flags(plan) & EXEC_IDLE)
+		_exit(0);
 	take_terminal(ctx);
 	reset_signals();
-	struct operation op = { 0 };
 	for (size_t at = 0; plan_next(plan, &at, &op);) {
 		if (plan_phase(op.opcode) != PHASE_PAYLOAD)
 			continue;
-		if (op.opcode == OP_CLOSE_DESCRIPTORS && !(exec_flags(plan) & EXEC_INIT))
+		if (op.opcode == OP_CLOSE_DESCRIPTORS && (ctx->joined || !(exec_flags(plan) & EXEC_INIT)))
 			die_with_parent();
 		if (payload_operation(ctx, &op, plan) == 0)
 			continue;
@@ -290,10 +324,12 @@ static _Noreturn void run_as_first_process(struct context *ctx, const struct pla
 	become_payload(ctx, plan);
 }
 
+#define IDLE 0 /* in the payload's place: none, and no process has this number */
+
 /* ---- the loop ------------------------------------------------------------------------------ */
 
 /* CAP_KILL alone stays: the payload's ids may differ from ours. */
-static void keep_only_kill(void)
+void keep_only_kill(void)
 {
 	struct abi_cap_header header = { ABI_CAP_VERSION_3, 0 };
 	struct abi_cap_data data[2] = { { 1U << ABI_CAP_KILL, 1U << ABI_CAP_KILL, 0 }, { 0, 0, 0 } };
@@ -301,7 +337,7 @@ static void keep_only_kill(void)
 		give_up_alone("capset");
 }
 
-static void close_all_but_ours(void)
+void close_all_but_ours(void)
 {
 	if (sys_close_range(0, FD_CHANNEL - 1) < 0 ||
 	    sys_close_range(FD_CHANNEL + 1, FD_EXEC_WATCH - 1) < 0 ||
@@ -334,19 +370,26 @@ static void reap(pid_t payload)
  * waits for its child would otherwise wait on. */
 static void pass_on(pid_t payload, int signal)
 {
+	if (payload == IDLE) {
+		if (signal == SIGTERM)
+			_exit(0);
+		return;
+	}
 	int keyboard = signal == SIGINT || signal == SIGQUIT || signal == SIGSTOP || signal == SIGCONT;
 	if (!keyboard || kill(-payload, signal) < 0)
 		kill(payload, signal);
 }
 
-static void obey(pid_t payload)
+static void obey(pid_t payload, void (*end)(void))
 {
 	unsigned char signal;
 	ssize_t n = read(FD_LIFELINE, &signal, 1);
 	if (n == 0)
-		_exit(128 + SIGKILL);
-	if (n == 1 && signal > 0 && signal <= 64)
+		end();
+	else if (n == 1 && signal > 0 && signal <= 64)
 		pass_on(payload, signal);
+	else if (n == 1 && (signal == ORDER_FREEZE || signal == ORDER_THAW))
+		kill(-1, signal == ORDER_FREEZE ? SIGSTOP : SIGCONT);
 }
 
 static void notice_exec(struct pollfd *watch, pid_t payload)
@@ -358,7 +401,7 @@ static void notice_exec(struct pollfd *watch, pid_t payload)
 	watch->fd = -1;
 }
 
-static _Noreturn void watch_over(pid_t payload)
+_Noreturn void watch_over(pid_t payload, void (*end)(void))
 {
 	sigset_t child;
 	sigemptyset(&child);
@@ -378,10 +421,16 @@ static _Noreturn void watch_over(pid_t payload)
 		if (watch[0].revents)
 			notice_exec(&watch[0], payload);
 		if (watch[1].revents)
-			obey(payload);
+			obey(payload, end);
 		if (watch[2].revents && read(signals, &info, sizeof(info)) > 0)
 			reap(payload);
 	}
+}
+
+/* pid_namespaces(7): with process 1 ends everything. */
+static void end_all(void)
+{
+	_exit(128 + SIGKILL);
 }
 
 _Noreturn void init_main(const struct plan *plan)
@@ -395,14 +444,18 @@ _Noreturn void init_main(const struct plan *plan)
 	prctl(PR_SET_NAME, "init", 0, 0, 0);
 	die_with_parent();
 	become_outer_root(ctx, plan);
-	set_up(ctx, plan);
+	run_setup(ctx, plan);
+	if (plan_has(plan, OP_KEEP))
+		share_namespaces(ctx);
 	if (!(exec_flags(plan) & EXEC_INIT))
 		run_as_first_process(ctx, plan);
 
 	pid_t payload = start_payload(ctx, plan);
+	if (exec_flags(plan) & EXEC_IDLE)
+		payload = IDLE;
 	free(ctx);
 	keep_only_kill();
 	close_all_but_ours();
 	munmap((void *)(uintptr_t)plan->data, plan->length);
-	watch_over(payload);
+	watch_over(payload, end_all);
 }

@@ -7,6 +7,7 @@
 #include "report.h"
 
 #define EXEC_INIT 0x1U /* the payload runs under an init of ours */
+#define EXEC_IDLE 0x2U /* there is no payload: init waits for those who join */
 
 /* Who writes the outer maps (ID_MAP). */
 enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
@@ -14,8 +15,12 @@ enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
 /* Beside the descriptors of report.h; all close-on-exec. */
 #define FD_EXEC_PIPE 103     /* its end of file tells that the payload's exec succeeded */
 #define FD_EXEC_WATCH 104    /* the other end, in init or, without one, in the launcher */
-#define FD_LIFELINE 105	     /* init reads: 0 = mapped, 0 = released, then signals to pass on */
+#define FD_LIFELINE 105	     /* init reads: 0 = mapped, 0 = released, then orders */
 #define FD_LIFELINE_END 106  /* the launcher's end: when it closes, init ends */
+
+/* Orders on the lifeline: 1 … 64 are signals to pass on. */
+#define ORDER_FREEZE 65 /* stop all processes */
+#define ORDER_THAW 66	/* continue them */
 
 #define CODE_SETUP_FAILED 125
 #define CODE_NOT_EXECUTABLE 126
@@ -30,6 +35,7 @@ struct context {
 	int terminal; /* the payload's end of the sandbox's own terminal, or -1 */
 	int ruleset;  /* Landlock ruleset under construction, or -1 */
 	int *sources; /* by operation: the detached tree of its source, or -1 */
+	int joined;   /* the namespaces are those of a sandbox that lives already */
 	int inner_user;
 	int inner_deny_setgroups;
 	struct idmap_extent inner_uids[340];
@@ -54,5 +60,20 @@ void wait_for_word(void);
 
 /* PID 1 of the sandbox: never returns; the exit status is the launcher's. */
 _Noreturn void init_main(const struct plan *plan);
+
+/* Join a living sandbox (join.c): the launcher takes the descriptors that were sent to it and enters
+ * the user namespace; the process that it clones then enters the rest. 0 or fail(). */
+int join_prepare(int namespaces[NAMESPACE_COUNT], struct failure *f);
+_Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT]);
+
+/* Used by both kinds of first process (init.c). */
+_Noreturn void become_payload(struct context *ctx, const struct plan *plan);
+_Noreturn void give_up(enum stage stage, const struct failure *f, int code);
+_Noreturn void give_up_now(struct context *ctx, enum stage stage, const char *text);
+void die_with_parent(void);
+void run_setup(struct context *ctx, const struct plan *plan);
+void keep_only_kill(void);
+void close_all_but_ours(void);
+_Noreturn void watch_over(pid_t payload, void (*end)(void));
 
 #endif

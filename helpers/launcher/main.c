@@ -8,7 +8,7 @@
  * The child goes on in init.c (set-up, PID 1) and from there in security.c (payload). */
 #include "sys.h"
 
-#include "launch.h"
+#include "keeper.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -21,11 +21,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-static _Noreturn void give_up(enum stage stage, const struct failure *f)
-{
-	send_failure(EVENT_ERROR, stage, f);
-	_exit(CODE_SETUP_FAILED);
-}
+#define KEPT_MOST 1024 /* descriptors that go into the sandbox or stay with us */
 
 /* The payload could reach our image as /proc/PID/exe: nobody may be able to write to it. */
 static int image_sealed(void)
@@ -47,21 +43,34 @@ static void decode(struct plan *plan, struct failure *f)
 	const char *why;
 	if (!image_sealed()) {
 		fail_with(f, EPERM, "the launcher does not run from a sealed memfd");
-		give_up(STAGE_DECODE, f);
+		give_up(STAGE_DECODE, f, CODE_SETUP_FAILED);
 	}
 	int seals = fcntl(FD_PLAN, ABI_F_GET_SEALS);
 	if (fstat(FD_PLAN, &st) < 0 || st.st_size <= 0 || st.st_size > (off_t)PLAN_MAX_BYTES ||
 	    seals < 0 || (seals & ABI_F_SEAL_ALL) != ABI_F_SEAL_ALL) {
 		fail_with(f, EINVAL, "descriptor 100 holds no sealed plan");
-		give_up(STAGE_DECODE, f);
+		give_up(STAGE_DECODE, f, CODE_SETUP_FAILED);
 	}
 	size_t length = (size_t)st.st_size;
 	void *data = mmap(NULL, length, PROT_READ, MAP_PRIVATE, FD_PLAN, 0);
 	if (data == MAP_FAILED || plan_decode(data, length, plan, &why, &f->op) < 0) {
 		fail_with(f, EINVAL, data == MAP_FAILED ? "mmap" : why);
-		give_up(STAGE_DECODE, f);
+		give_up(STAGE_DECODE, f, CODE_SETUP_FAILED);
 	}
 	close(FD_PLAN);
+}
+
+/* Adds the numbers of a list to `kept`, which stays sorted. */
+static size_t keep_these(unsigned *kept, size_t count, struct cursor *list)
+{
+	for (uint32_t left = take_u32(list); left > 0 && count < KEPT_MOST; left--, count++) {
+		unsigned number = take_u32(list);
+		size_t at = count;
+		for (; at > 0 && kept[at - 1] > number; at--)
+			kept[at] = kept[at - 1];
+		kept[at] = number;
+	}
+	return count;
 }
 
 /* What Python's other threads opened meanwhile, and what the caller left inheritable, ends
@@ -69,30 +78,31 @@ static void decode(struct plan *plan, struct failure *f)
  * close-on-exec and must not outlive the payload's exec. */
 static void close_strangers(const struct plan *plan)
 {
-	struct operation op = { 0 };
-	find_operation(plan, OP_CLOSE_DESCRIPTORS, &op);
-	for (int own = FD_CHANNEL; own <= FD_OWNER; own++)
-		fcntl(own, F_SETFD, FD_CLOEXEC);
-	unsigned next = 3;
-	uint32_t count = op.opcode ? take_u32(&op.body) : 0;
-	for (uint32_t i = 0; i <= count; i++) {
-		unsigned keep = i < count ? take_u32(&op.body) : ~0U;
-		for (unsigned own = FD_CHANNEL; own <= FD_OWNER; own++)
-			if (next <= own && own < keep) {
-				sys_close_range(next, own - 1);
-				next = own + 1;
-			}
-		if (keep > next)
-			sys_close_range(next, keep - 1);
-		next = keep + 1;
+	unsigned kept[KEPT_MOST] = { FD_CHANNEL, FD_OWNER, FD_CONTROL, FD_FOLDER };
+	struct operation pass = { 0 }, keep = { 0 };
+	find_operation(plan, OP_CLOSE_DESCRIPTORS, &pass);
+	find_operation(plan, OP_KEEP, &keep);
+	size_t count = keep.opcode ? 4 : 2;
+	if (keep.opcode) {
+		keep.body.at += KEEP_LIST_AT;
+		count = keep_these(kept, count, &keep.body);
 	}
+	for (size_t i = 0; i < count; i++)
+		fcntl((int)kept[i], F_SETFD, FD_CLOEXEC);
+	if (pass.opcode)
+		count = keep_these(kept, count, &pass.body);
+	unsigned next = 3;
+	for (size_t i = 0; i < count; next = kept[i] + 1, i++)
+		if (kept[i] > next)
+			sys_close_range(next, kept[i] - 1);
+	sys_close_range(next, ~0U);
 }
 
 static void move_to(struct failure *f, int from, int to)
 {
 	if (dup3(from, to, O_CLOEXEC) < 0) {
 		fail(f, "dup3");
-		give_up(STAGE_CLONE, f);
+		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
 	}
 	close(from);
 }
@@ -102,7 +112,7 @@ static void make_pipes(struct failure *f)
 	int exec_pipe[2], lifeline[2];
 	if (pipe2(exec_pipe, O_CLOEXEC) < 0 || pipe2(lifeline, O_CLOEXEC) < 0) {
 		fail(f, "pipe2");
-		give_up(STAGE_CLONE, f);
+		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
 	}
 	move_to(f, exec_pipe[0], FD_EXEC_WATCH);
 	move_to(f, exec_pipe[1], FD_EXEC_PIPE);
@@ -110,21 +120,36 @@ static void make_pipes(struct failure *f)
 	move_to(f, lifeline[1], FD_LIFELINE_END);
 }
 
-static pid_t start_init(const struct plan *plan, struct failure *f, int *pidfd)
+static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct failure *f, int *pidfd)
 {
-	struct operation op = { 0 };
+	struct operation op = { 0 }, join = { 0 };
+	int namespaces[NAMESPACE_COUNT], stdio[3];
+	int detached = keeper && (keeper->flags & KEEP_DETACHED);
 	find_operation(plan, OP_NAMESPACES, &op);
-	f->op = op.index;
-	pid_t pid = sys_clone(take_u32(&op.body), pidfd);
+	find_operation(plan, OP_JOIN, &join);
+	f->op = join.opcode ? join.index : op.index;
+	if (join.opcode && join_prepare(namespaces, f) < 0)
+		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+	if (detached && keeper_make_stdio(keeper, stdio, f) < 0)
+		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+	pid_t pid = sys_clone(join.opcode ? 0 : take_u32(&op.body), pidfd);
 	if (pid < 0) {
 		fail(f, "clone");
-		give_up(STAGE_CLONE, f);
+		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
 	}
 	if (pid == 0) {
 		close(FD_LIFELINE_END);
 		close(FD_OWNER);
+		if (detached)
+			keeper_leave_to_child(keeper, stdio);
+		if (join.opcode)
+			join_main(plan, namespaces);
 		init_main(plan);
 	}
+	for (int i = 0; join.opcode && i < NAMESPACE_COUNT; i++)
+		close(namespaces[i]);
+	if (detached)
+		keeper_take_stdio(keeper, stdio);
 	close(FD_LIFELINE);
 	close(FD_EXEC_PIPE);
 	return pid;
@@ -138,6 +163,8 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 	struct idmap_error error = { 0 };
 	struct operation op = { 0 };
 	find_operation(plan, OP_ID_MAP, &op);
+	if (!op.opcode)
+		return;
 	f->op = op.index;
 	uint32_t way = take_u32(&op.body), deny = take_u32(&op.body);
 	if (way == MAP_SELF)
@@ -151,11 +178,11 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 			     : idmap_write_direct(-1, pid, pidfd, &uid_map, &gid_map, (int)deny, &error);
 	if (result < 0) {
 		fail_with(f, error.error, error.text);
-		give_up(STAGE_MAP, f);
+		give_up(STAGE_MAP, f, CODE_SETUP_FAILED);
 	}
 	if (write(FD_LIFELINE_END, "", 1) != 1) {
 		fail(f, "lifeline");
-		give_up(STAGE_MAP, f);
+		give_up(STAGE_MAP, f, CODE_SETUP_FAILED);
 	}
 }
 
@@ -240,12 +267,52 @@ static pid_t start_guard(int pidfd, int *end)
 	return guard;
 }
 
+/* One life of the sandbox: from the clone to the wait status of its first process. */
+static int live(const struct plan *plan, struct keeper *keeper, struct failure *failure)
+{
+	struct rusage usage;
+	int pidfd = -1, status = 0, guard_end = -1;
+	struct cursor exec = plan->exec.body;
+	int has_init = (take_u32(&exec) & EXEC_INIT) != 0;
+
+	make_pipes(failure);
+	pid_t pid = start_init(plan, keeper, failure, &pidfd);
+	install_maps(plan, failure, pid, pidfd);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	send_started(pid);
+
+	close(0);
+	close(1);
+	close(2);
+	pid_t guard = has_init ? 0 : start_guard(pidfd, &guard_end);
+	if (guard < 0) {
+		failure->op = -1;
+		fail(failure, "cannot watch over the launcher's life");
+		send_failure(EVENT_ERROR, STAGE_CLONE, failure);
+		kill(pid, SIGKILL);
+	}
+	if (keeper)
+		keeper_watch(keeper, pid, pidfd, has_init);
+	else
+		watch_until_end(pid, pidfd, has_init);
+	while (wait4(pid, &status, 0, &usage) < 0)
+		if (errno != EINTR)
+			return CODE_SETUP_FAILED << 8;
+	if (guard > 0) {
+		close(guard_end);
+		waitpid(guard, NULL, 0);
+	}
+	send_status(EVENT_DONE, pid, status, &usage);
+	return status;
+}
+
 int main(void)
 {
+	static struct keeper kept;
+	struct keeper *keeper = NULL;
 	struct plan plan;
 	struct failure failure = { .op = -1 };
-	struct rusage usage;
-	int pidfd = -1, status = 0;
+	int status;
 	sigset_t all;
 
 	sigfillset(&all);
@@ -255,34 +322,15 @@ int main(void)
 	close_strangers(&plan);
 	setsid();
 	umask(022);
-	make_pipes(&failure);
-
-	pid_t pid = start_init(&plan, &failure, &pidfd);
-	install_maps(&plan, &failure, pid, pidfd);
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	send_started(pid);
-
-	struct cursor exec = plan.exec.body;
-	int has_init = (take_u32(&exec) & EXEC_INIT) != 0;
-	close(0);
-	close(1);
-	close(2);
-	int guard_end = -1;
-	pid_t guard = has_init ? 0 : start_guard(pidfd, &guard_end);
-	if (guard < 0) {
-		failure.op = -1;
-		fail(&failure, "cannot watch over the launcher's life");
-		send_failure(EVENT_ERROR, STAGE_CLONE, &failure);
-		kill(pid, SIGKILL);
-	}
-	watch_until_end(pid, pidfd, has_init);
-	while (wait4(pid, &status, 0, &usage) < 0)
-		if (errno != EINTR)
-			return CODE_SETUP_FAILED;
-	if (guard > 0) {
-		close(guard_end);
-		waitpid(guard, NULL, 0);
-	}
-	send_status(EVENT_DONE, pid, status, &usage);
+	int wanted = keeper_open(&kept, &plan, &failure);
+	if (wanted < 0)
+		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
+	if (wanted)
+		keeper = &kept;
+	do {
+		status = live(&plan, keeper, &failure);
+		if (keeper)
+			keeper_finish(keeper);
+	} while (keeper && keeper_again(keeper));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

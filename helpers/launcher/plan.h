@@ -25,6 +25,8 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 #define PLAN_OPERATIONS(OPERATION)                               \
 	OPERATION(NAMESPACES, 1, PHASE_LAUNCHER, "u")            \
 	OPERATION(ID_MAP, 2, PHASE_LAUNCHER, "uuLLss")           \
+	OPERATION(KEEP, 3, PHASE_LAUNCHER, "uuqqqG")             \
+	OPERATION(JOIN, 4, PHASE_LAUNCHER, "u")                  \
 	OPERATION(PRIVATE, 10, PHASE_SETUP, "")                  \
 	OPERATION(PROCFS, 11, PHASE_SETUP, "u")                  \
 	OPERATION(STAGE, 12, PHASE_SETUP, "qq")                  \
@@ -107,6 +109,9 @@ int plan_next(const struct plan *plan, size_t *position, struct operation *op);
 
 /* The last operation with this opcode; *found stays as it was when there is none. */
 void find_operation(const struct plan *plan, uint16_t opcode, struct operation *found);
+
+/* Whether there is one. */
+int plan_has(const struct plan *plan, uint16_t opcode);
 
 /* The phase of a valid opcode. */
 enum phase plan_phase(uint16_t opcode);

@@ -104,23 +104,55 @@ void send_status(enum event_kind kind, pid_t pid, int status, const struct rusag
 	send_record(&r);
 }
 
-int send_terminal(int master)
+int send_with(int socket, const void *data, size_t length, const int *fds, int count)
 {
-	struct record r = new_record(EVENT_TTY, STAGE_SETUP);
-	struct iovec payload = { &r, sizeof(r) };
+	struct iovec payload = { (void *)(uintptr_t)data, length };
 	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(sizeof(int) * NAMESPACE_COUNT)];
 		struct cmsghdr align;
 	} control;
 	memset(&control, 0, sizeof(control));
-	struct msghdr message = { .msg_iov = &payload,
-				  .msg_iovlen = 1,
-				  .msg_control = control.bytes,
-				  .msg_controllen = sizeof(control.bytes) };
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &master, sizeof(int));
-	return sendmsg(FD_CHANNEL, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
+	struct msghdr message = { .msg_iov = &payload, .msg_iovlen = 1 };
+	if (count > 0) {
+		size_t bytes = sizeof(int) * (size_t)count;
+		message.msg_control = control.bytes;
+		message.msg_controllen = (socklen_t)CMSG_SPACE(bytes);
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = (socklen_t)CMSG_LEN(bytes);
+		memcpy(CMSG_DATA(header), fds, bytes);
+	}
+	ssize_t n;
+	do
+		n = sendmsg(socket, &message, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -1 : 0;
+}
+
+int send_terminal(int master)
+{
+	struct record r = new_record(EVENT_TTY, STAGE_SETUP);
+	return send_with(FD_CHANNEL, &r, sizeof(r), &master, 1);
+}
+
+int send_namespaces(const int *fds, int count, int first)
+{
+	struct record r = new_record(EVENT_NAMESPACES, STAGE_SETUP);
+	r.status = first;
+	return send_with(FD_CHANNEL, &r, sizeof(r), fds, count);
+}
+
+void send_limit(const char *why)
+{
+	struct record r = new_record(EVENT_LIMIT, STAGE_END);
+	snprintf(r.text, sizeof(r.text), "%s", why);
+	send_record(&r);
+}
+
+void send_order(int signal)
+{
+	struct record r = new_record(EVENT_ORDER, STAGE_RUN);
+	r.status = signal;
+	send_record(&r);
 }

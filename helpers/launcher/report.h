@@ -3,6 +3,7 @@
 #ifndef SBX_REPORT_H
 #define SBX_REPORT_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/types.h>
@@ -18,6 +19,35 @@ enum event_kind {
 	EVENT_DONE = 6,
 	EVENT_TTY = 7,
 	EVENT_HELD = 8,
+	EVENT_NAMESPACES = 9, /* descriptors for the keeper; `status` is the first one's place */
+	EVENT_LIMIT = 10,     /* the keeper ends the sandbox: why */
+	EVENT_ORDER = 11,     /* somebody wanted a signal sent: which */
+};
+
+/* The descriptors by which a sandbox can be entered, in the order in which they are sent. */
+enum namespace_place {
+	NAMESPACE_USER,
+	NAMESPACE_MOUNT,
+	NAMESPACE_PID,
+	NAMESPACE_NET,
+	NAMESPACE_IPC,
+	NAMESPACE_UTS,
+	NAMESPACE_CGROUP,
+	NAMESPACE_ROOT, /* its root directory, O_PATH */
+	NAMESPACE_TIME,
+	NAMESPACE_INNER, /* the payload's user namespace */
+	NAMESPACE_COUNT,
+};
+
+/* The first bytes of every record. */
+struct event_head {
+	char magic[4];
+	uint16_t kind;
+	uint16_t stage;
+	int32_t op;
+	int32_t error;
+	int32_t pid;
+	int32_t status;
 };
 
 enum stage {
@@ -50,5 +80,11 @@ void send_held(int32_t op);
 void send_failure(enum event_kind kind, enum stage stage, const struct failure *f);
 void send_status(enum event_kind kind, pid_t pid, int status, const struct rusage *usage);
 int send_terminal(int master);
+void send_limit(const char *why);
+void send_order(int signal);
+int send_namespaces(const int *fds, int count, int first);
+
+/* One message with descriptors over a socket; -1 with errno. */
+int send_with(int socket, const void *data, size_t length, const int *fds, int count);
 
 #endif

@@ -644,6 +644,8 @@ static int op_terminal(struct context *ctx, struct cursor *c)
 	ctx->terminal = ioctl(master, ABI_TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (ctx->terminal < 0 || fchown(ctx->terminal, uid, gid) < 0)
 		return fail(&ctx->failure, "/dev/pts");
+	if (ctx->joined)
+		return send_terminal(master) < 0 ? fail(&ctx->failure, "channel") : 0;
 	SCOPED_FD tree = sys_open_tree(ctx->terminal, "");
 	if (tree < 0)
 		return fail(&ctx->failure, "/dev/console");

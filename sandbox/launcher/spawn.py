@@ -12,6 +12,7 @@ import _socket
 import errno
 import fcntl
 import os
+import struct
 
 from sandbox.errors import HostError, SetupError, UsageError
 from sandbox.launcher.image import seal_bytes, seal_program
@@ -21,10 +22,11 @@ from sandbox.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Mapping
 else:  # the module `signal` would import enum
     import _signal as signal
 
-FD_PLAN, FD_CHANNEL, FD_OWNER = 100, 101, 102
+FD_PLAN, FD_CHANNEL, FD_OWNER, FD_CONTROL, FD_FOLDER = 100, 101, 102, 107, 108
 FD_RESERVED = range(100, 110)
 FIRST_PRIVATE = 110
 
@@ -34,6 +36,17 @@ class Program(Record):
 
     path: str | None = None
     argv: tuple[str, ...] = ("init",)
+
+
+class Kept(Record):
+    """What a kept sandbox's launcher holds: the listening `control` socket, the `folder`, and
+    locked files, `held`, which keep their numbers. `detached`: it gets no owner and no streams.
+    """
+
+    control: int
+    folder: int
+    held: tuple[int, ...]
+    detached: bool
 
 
 class Descriptors:
@@ -105,8 +118,11 @@ def launch(
     program: Program | None = None,
     pass_fds: tuple[int, ...] = (),
     merge_stderr: bool = False,
+    kept: Kept | None = None,
+    namespaces: Mapping[int, int] | None = None,
 ) -> Launched:
-    """Start the launcher with `plan`; `pass_fds` keep their numbers inside.
+    """Start the launcher with `plan`; `pass_fds` keep their numbers inside. `namespaces`: those
+    of the sandbox that the plan joins, by place.
 
     Safe in threads: every descriptor is close-on-exec, no global state is touched. Raises
     SetupError, HostError when RLIMIT_NOFILE is too low, UsageError for a bad `pass_fds`.
@@ -117,14 +133,21 @@ def launch(
     try:
         channel, far = _channel(child)
         launched = Launched(ours, channel)
-        places = _connect(launched, child, merge_stderr=merge_stderr)
-        places |= {
-            FD_PLAN: child.move(seal_bytes("plan", plan)),
-            FD_CHANNEL: far,
-            FD_OWNER: child.move(_own_pidfd()),
-        }
+        if namespaces is not None:
+            _hand_over(channel, namespaces)
+        if kept and kept.detached:
+            null = child.move(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            places = dict.fromkeys((0, 1, 2), null)
+        else:
+            places = _connect(launched, child, merge_stderr=merge_stderr)
+            places[FD_OWNER] = child.move(_own_pidfd())
+        places |= {FD_PLAN: child.move(seal_bytes("plan", plan)), FD_CHANNEL: far}
+        if kept:
+            places |= {FD_CONTROL: child.copy(kept.control), FD_FOLDER: child.copy(kept.folder)}
         actions = [(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in places.items()]
-        actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in pass_fds]
+        actions += [
+            (os.POSIX_SPAWN_DUP2, fd, fd) for fd in (*pass_fds, *(kept.held if kept else ()))
+        ]
         path, argv = _locate(child, program or Program())
         launched.pid = os.posix_spawn(
             path,
@@ -182,6 +205,13 @@ def _channel(child: Descriptors) -> tuple[_socket.socket, int]:
     finally:
         near.close()
         far.close()
+
+
+def _hand_over(channel: _socket.socket, namespaces: Mapping[int, int]) -> None:
+    """Put the descriptors where the launcher finds them before any order."""
+    fds = struct.pack(f"{len(namespaces)}i", *namespaces.values())
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)
+    channel.sendmsg([bytes(namespaces)], [rights])
 
 
 def _connect(launched: Launched, child: Descriptors, *, merge_stderr: bool) -> dict[int, int]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8  # MOUNT_ATTR_*, mount_setattr(2)
 KERNEL_DIRECTORY = 1  # the mount point may not be reached through symlinks
 INFINITY = 2**64 - 1  # RLIM_INFINITY
-EXEC_INIT = 1
+EXEC_INIT, EXEC_IDLE = 1, 2
+KEEP_DETACHED, KEEP_INPUT = 1, 2
 MAP_DIRECT, MAP_HELPERS, MAP_SELF = 0, 1, 2  # by the launcher, set-user-ID programs, the child
 
 _CLONE_FLAGS = {
@@ -83,6 +84,37 @@ class IdMap(Op):
         way = ("directly", "through newuidmap and newgidmap", "itself")[self.way]
         groups = ", setgroups denied" if self.deny_setgroups else ""
         return f"map ids {way}: uid {extents(self.uids)}, gid {extents(self.gids)}{groups}"
+
+
+class Keep(Op):
+    """Let others find and enter the sandbox; KEEP_DETACHED: the launcher stays alone with it.
+
+    `restarts`: how often it is started again after a failure; `log_max` in bytes, `timeout_ms`
+    and `grace_ms` for a detached one, 0 = none; `held`: descriptors of locked files.
+    """
+
+    opcode = 3
+    signature = "uuqqqG"
+    flags: int
+    restarts: int
+    log_max: int
+    timeout_ms: int
+    grace_ms: int
+    held: tuple[int, ...]
+
+    def describe(self) -> str:
+        return "keep the sandbox" + (" in the background" if self.flags & KEEP_DETACHED else "")
+
+
+class Join(Op):
+    """Enter the namespaces whose descriptors come over the channel."""
+
+    opcode = 4
+    signature = "u"
+    deny_setgroups: int
+
+    def describe(self) -> str:
+        return "join a living sandbox"
 
 
 class Private(Op):
@@ -507,6 +539,8 @@ class Exec(Op):
     cwd: str
 
     def describe(self) -> str:
+        if self.flags & EXEC_IDLE:
+            return "run nothing: wait for commands that join"
         under = "under an init" if self.flags & EXEC_INIT else "as process 1"
         return f"run {' '.join(map(repr, self.argv))} in {self.cwd} {under}"
 

@@ -50,6 +50,66 @@ def _field(kind: str, value: Any) -> bytes:
     return _u32(len(value)) + b"".join(struct.pack("<III", *extent) for extent in value)
 
 
+class _Reader:
+    """Takes fields off a message; raises SbxError at the first that does not fit."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def bytes(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._data):
+            raise _damaged("it ends too early")
+        taken, self._at = self._data[self._at : end], end
+        return taken
+
+    def u32(self) -> int:
+        return int.from_bytes(self.bytes(4), "little")
+
+    def string(self) -> str:
+        raw = self.bytes(self.u32() + 1)
+        return os.fsdecode(raw[:-1])
+
+    def field(self, kind: str) -> Any:
+        if kind == "u":
+            return self.u32()
+        if kind == "q":
+            return int.from_bytes(self.bytes(8), "little")
+        if kind == "s":
+            return self.string()
+        if kind == "b":
+            return self.bytes(self.u32())
+        each = {"S": self.string, "G": self.u32, "L": self._extent}[kind]
+        return tuple(each() for _ in range(self.u32()))
+
+    def _extent(self) -> tuple[int, int, int]:
+        return struct.unpack("<III", self.bytes(12))
+
+
+def _damaged(why: str) -> SbxError:
+    return SbxError("cannot read the plan of a sandbox", cause=why, hint="remove that sandbox")
+
+
+def decode(message: bytes) -> tuple[Op, ...]:
+    """The operations of a message that `encode` made. Raises SbxError for any other."""
+    from sandbox.plan import ops
+
+    known = {kind.opcode: kind for kind in ops.Op.__subclasses__()}
+    reader = _Reader(message)
+    if reader.bytes(4) != MAGIC or reader.u32() != VERSION or reader.u32() != len(message):
+        raise _damaged("it was made by another version of sbx")
+    found = []
+    for _ in range(reader.u32()):
+        opcode, _zero = struct.unpack("<HH", reader.bytes(4))
+        body = _Reader(reader.bytes(reader.u32()))
+        kind = known.get(opcode)
+        if kind is None:
+            raise _damaged(f"operation {opcode} is unknown")
+        found.append(kind(*(body.field(letter) for letter in kind.signature)))
+    return tuple(found)
+
+
 def encode_op(op: Op) -> bytes:
     """One operation: u16 opcode, u16 zero, u32 length, body."""
     body = b"".join(_field(kind, value) for kind, (_, value) in zip(op.signature, op, strict=True))

@@ -160,11 +160,19 @@ def conclude(
     return ("signalled" if os.WIFSIGNALED(status) else "exited"), status
 
 
+class Subject(Record):
+    """Whose report it is: what it does not take from plan and outcome."""
+
+    name: str
+    policy: str
+    network: str
+    has_init: bool = True
+    storage_reason: str = ""
+
+
 def make_report(
-    name: str,
-    policy: Policy,
+    subject: Subject,
     plan: Plan,
-    storage_reason: str,
     outcome: Outcome,
     budget: Budget,
     lost: OSError | None = None,
@@ -173,8 +181,9 @@ def make_report(
 
     A success whose output was lost is none: its exit code is that of our own failures.
     """
-    has_init = policy.process.init
-    reason, status = conclude(outcome, dropped=budget.exceeded, has_init=has_init, lost=bool(lost))
+    reason, status = conclude(
+        outcome, dropped=budget.exceeded, has_init=subject.has_init, lost=bool(lost)
+    )
     killed_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     code = os.WEXITSTATUS(status) if status is not None and killed_by is None else None
     exit_code = 128 + (killed_by or int(signal.SIGKILL)) if code is None else code
@@ -184,7 +193,7 @@ def make_report(
         exit_code = exit_code or EXIT_SETUP
     usage = outcome.done or outcome.exited
     return Report(
-        name=name,
+        name=subject.name,
         reason=reason,
         exit_code=exit_code,
         code=code,
@@ -198,9 +207,9 @@ def make_report(
         layers=plan.layers,
         degradations=(*plan.degradations, *_warned(outcome, plan)),
         storage=plan.storage,
-        storage_reason=storage_reason,
-        network=policy.network.mode,
-        policy=policy.name,
+        storage_reason=subject.storage_reason,
+        network=subject.network,
+        policy=subject.policy,
         identity=plan.identity,
         pid=outcome.started.pid if outcome.started else 0,
         output_error=(lost.strerror or "").lower() if lost else "",

@@ -23,6 +23,7 @@ from sandbox.runtime.report import (
     REPORT_ON_STDERR,
     Report,
     StatusLines,
+    Subject,
     failed_report,
     make_report,
 )
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.destination import Destination
+    from sandbox.runtime.kept import Keeping, Kept
+    from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
-    from sandbox.runtime.terminal import Terminal
     from sandbox.services import Service
     from sandbox.services.storage.layer import Layer
 
@@ -58,7 +60,7 @@ class RunOptions(Record):
 
     `report_path`: where the report goes (see Destination), "-" = a few lines on standard error.
     `status_fd`: where its JSON lines go. `notify(what, cause)` hears what the user should be told
-    meanwhile.
+    meanwhile. `keep`: others can find the sandbox.
     """
 
     stdin: Input = None
@@ -70,6 +72,7 @@ class RunOptions(Record):
     status_fd: int | None = None
     notify: Notify | None = None
     program: Program | None = None
+    keep: Keeping | None = None
 
 
 class Prepared(Record):
@@ -117,7 +120,7 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     session = _Session(policy, task.replace(name=name), options, streams)
     try:
         try:
-            report = session.run()
+            report = session.report(session.run())
         finally:
             streams.close()
         session.publish(report)
@@ -125,6 +128,22 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     except SbxError as error:
         session.publish(failed_report(name, policy, error, session.elapsed_s()))
         raise
+    finally:
+        session.close()
+
+
+def start_session(policy: Policy, task: Task, options: RunOptions) -> Folder:
+    """Start a detached sandbox (`options.keep`) and leave it alone once its command runs.
+
+    Returns its folder, the caller's to close. Raises SbxError when the payload never started.
+    """
+    streams = Streams(None, None, None, policy.process.output_limit)
+    if options.keep and options.keep.idle:
+        task = task.replace(argv=("idle",))
+    session = _Session(policy, task, options, streams)
+    try:
+        session.run()
+        return session.release()
     finally:
         session.close()
 
@@ -151,6 +170,9 @@ class _Session:
         self._overlay_refused = False
         self._told: set[tuple[str, str]] = set()
         self._services: list[Service] = []
+        self._storage_reason = ""
+        self._kept: Kept | None = None
+        self._detach = bool(options.keep and options.keep.detached)
         self._interrupts = Interrupts()
         self._report: Destination | None = None
 
@@ -158,11 +180,15 @@ class _Session:
         """Seconds since the session began."""
         return time.monotonic() - self._began
 
-    def run(self) -> Report:
-        """Everything from validation to the report; what was made on the way is gone then."""
+    def run(self) -> Outcome:
+        """Everything from validation to the end of the command, or, detached, to its start.
+
+        What was made on the way is gone when the sandbox is.
+        """
         self._open_report()
         check_task(self._task, self._policy.process.env)
         facts = host_facts()
+        self._claim()
         for path in reap_leftovers(facts, remove_tree):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
         storage, reason = _storage(self._policy, facts, self._task)
@@ -176,7 +202,7 @@ class _Session:
             reason = f"overlayfs refuses {self._task.rootfs}: {error.cause}"
         return self._run_with(facts, _instead(self._policy, facts, self._task), reason)
 
-    def _run_with(self, facts: HostFacts, storage: str, reason: str) -> Report:
+    def _run_with(self, facts: HostFacts, storage: str, reason: str) -> Outcome:
         if DRIVERS[storage] is prepare_nothing:
             files = self._policy.filesystem
             if storage == "bind" and files.root != "bind" and not files.read_only:
@@ -191,18 +217,43 @@ class _Session:
         finally:
             self._interrupts.close()
 
-    def _run_prepared(self, facts: HostFacts, storage: str, reason: str) -> Report:
+    def _claim(self) -> None:
+        keeping = self._options.keep
+        if keeping is None:
+            return
+        from sandbox.runtime.kept import Kept
+
+        task = self._task
+        self._kept = Kept(keeping, self._policy, task.name, task.rootfs, task.argv)
+        self._task = task.replace(name=self._kept.folder.name)
+
+    def release(self) -> Folder:
+        """The detached sandbox's folder, the caller's to close; it lives on without us."""
+        if self._kept is None:
+            raise RuntimeError("this sandbox is not kept")
+        folder, self._kept = self._kept.release(), None
+        return folder
+
+    def _run_prepared(self, facts: HostFacts, storage: str, reason: str) -> Outcome:
         """A run in a root file system that is made for it and removed after it."""
         workspace = make_workspace()
+        if self._kept:
+            self._kept.hold(workspace.share())
         try:
             target = f"{workspace.path}/root"
             with self._interrupts:
                 notes = DRIVERS[storage](self._task.rootfs, target, self._policy, facts)
             for what, cause in notes:
                 self._tell(what, cause)
-            return self._run(facts, target, storage, reason)
-        finally:
+            outcome = self._run(facts, target, storage, reason)
+            if self._detach:
+                workspace.leave()
+                return outcome
+        except BaseException:
             self._clean(workspace, facts)
+            raise
+        self._clean(workspace, facts)
+        return outcome
 
     def _open_report(self) -> None:
         path = self._options.report_path
@@ -218,7 +269,7 @@ class _Session:
         except SbxError as error:
             self._tell(error.what, "; ".join(error.problems) or error.cause)
 
-    def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Report:
+    def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Outcome:
         keep = self._policy.filesystem.persist
         if not keep:
             return self._run_plan(facts, rootfs, storage, reason, None)
@@ -232,8 +283,13 @@ class _Session:
 
     def _run_plan(
         self, facts: HostFacts, rootfs: str, storage: str, reason: str, layer: Layer | None
-    ) -> Report:
-        plan = self._plan = _compile(self._policy, facts, self._task, rootfs, storage)
+    ) -> Outcome:
+        plan = _compile(self._policy, facts, self._task, rootfs, storage)
+        if self._kept:
+            if layer:
+                self._kept.hold(layer.share())
+            plan = self._kept.adopt(plan, reason)
+        self._plan, self._storage_reason = plan, reason
         for lost in plan.degradations:
             self._tell(f"without {lost.lost}", lost.cause)
         if layer:
@@ -245,13 +301,35 @@ class _Session:
             if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
                 forget_facts()
             raise error
-        unwritten = next(iter(self._streams.errors()), None)
-        budget = self._streams.budget
-        return make_report(self._task.name, self._policy, plan, reason, outcome, budget, unwritten)
+        return outcome
+
+    def report(self, outcome: Outcome) -> Report:
+        """The report of a command that ran to its end."""
+        if self._plan is None:
+            raise RuntimeError("nothing has been run")
+        policy = self._policy
+        subject = Subject(
+            name=self._task.name,
+            policy=policy.name,
+            network=policy.network.mode,
+            has_init=policy.process.init,
+            storage_reason=self._storage_reason,
+        )
+        return make_report(
+            subject,
+            self._plan,
+            outcome,
+            self._streams.budget,
+            next(iter(self._streams.errors()), None),
+        )
 
     def _supervise(self, message: bytes) -> Outcome:
         options, process = self._options, self._policy.process
-        terminal = self._terminal() if process.tty else None
+        terminal = None
+        if process.tty and not self._detach:
+            from sandbox.runtime.terminal import terminal_of
+
+            terminal = terminal_of((options.stdin, options.stdout, options.stderr))
         inbox = SignalInbox()
         launched: Launched | None = None
         try:
@@ -263,17 +341,22 @@ class _Session:
                 program=options.program,
                 pass_fds=self._task.pass_fds,
                 merge_stderr=options.merge_stderr,
+                kept=self._kept.listen() if self._kept else None,
             )
-            self._streams.attach(launched, terminal=process.tty)
+            if self._kept:
+                self._kept.started(launched.pid)
+            if not self._detach:
+                self._streams.attach(launched, terminal=process.tty)
             supervisor = Supervisor(
                 launched,
                 self._streams,
                 inbox,
-                timeout_s=process.timeout,
+                timeout_s=0.0 if self._detach else process.timeout,
                 grace_s=process.grace,
                 terminal=terminal,
                 notice=self._on_event,
                 prepare=self._start_services if network_mode(self._policy).service else None,
+                detach=self._detach,
             )
             return supervisor.run()
         finally:
@@ -295,17 +378,6 @@ class _Session:
                 self._services.pop().close()
             except SbxError as error:
                 self._tell(error.what, "; ".join(error.problems) or error.cause)
-
-    def _terminal(self) -> Terminal | None:
-        from sandbox.runtime.terminal import Terminal, find_terminal
-
-        fds = [fd if isinstance(fd, int) else -1 for fd in self._ends()]
-        typed = find_terminal(fds[0])
-        shown = find_terminal(*fds)
-        return None if shown is None else Terminal(shown, typing=typed is not None)
-
-    def _ends(self) -> tuple[Input, Output, Output]:
-        return self._options.stdin, self._options.stdout, self._options.stderr
 
     def _on_event(self, event: Event) -> None:
         if event.kind == events.STARTED:
@@ -333,9 +405,12 @@ class _Session:
             self._options.notify(what, cause)
 
     def close(self) -> None:
-        """Close what is held of the report's place."""
+        """Close what is held of the report's place, and drop a sandbox that is dead by now."""
         if self._report:
             self._report.close()
+        if self._kept:
+            self._kept.discard()
+            self._kept = None
 
     def publish(self, report: Report) -> None:
         """Hand the report out, to the status lines first."""

@@ -37,6 +37,14 @@ class Workspace:
         self.path = path
         self._lock = lock
 
+    def share(self) -> int:
+        """Another descriptor that keeps the folder from being removed, the caller's to close."""
+        return os.dup(self._lock)
+
+    def leave(self) -> None:
+        """Let go without removing anything: others hold it."""
+        os.close(self._lock)
+
     def close(self, facts: HostFacts, remove: Remove) -> None:
         """Remove the folder with all content, whoever owns the files inside the sandbox."""
         try:

@@ -58,6 +58,7 @@ class Supervisor:
 
     `prepare` gets the pid of the sandbox's init while the plan holds it: all namespaces are
     there, and the payload is not. An exception of it ends the sandbox.
+    With `detach` its task ends as soon as the payload runs.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Supervisor:
         terminal: Terminal | None = None,
         notice: Callable[[Event], None] | None = None,
         prepare: Callable[[int], None] | None = None,
+        detach: bool = False,
     ) -> None:
         self._launched = launched
         self._streams = streams
@@ -80,6 +82,7 @@ class Supervisor:
         self._notice = notice
         self._prepare = prepare
         self._early: list[int] = []
+        self._detach = detach
         self._began = time.monotonic()
         self._deadline = self._began + timeout_s if timeout_s else None
         self._stage = _LIVING
@@ -98,16 +101,22 @@ class Supervisor:
         if self._terminal:
             self._terminal.enter()
         try:
-            while not (self._dead and self._streams.drained):
+            while not self._done():
                 self._turn()
         finally:
             try:
-                if not self._dead:
+                if not (self._dead or self._detached()):
                     self._end_now()
             finally:
                 if self._terminal:
                     self._terminal.leave()
         return self._outcome()
+
+    def _detached(self) -> bool:
+        return self._detach and events.RUNNING in self._last
+
+    def _done(self) -> bool:
+        return (self._dead and self._streams.drained) or self._detached()
 
     def _turn(self) -> None:
         ready = self._wait()

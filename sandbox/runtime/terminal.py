@@ -87,6 +87,13 @@ def _raw(mode: list[Any]) -> list[Any]:
     return mode
 
 
+def terminal_of(ends: tuple[object, object, object]) -> Terminal | None:
+    """The terminal behind stdin, stdout, stderr, for a sandbox with one of its own; or none."""
+    fds = [fd if isinstance(fd, int) else -1 for fd in ends]
+    typed, shown = find_terminal(fds[0]), find_terminal(*fds)
+    return None if shown is None else Terminal(shown, typing=typed is not None)
+
+
 def find_terminal(*fds: int) -> int | None:
     """The first of `fds` that is a terminal."""
     for fd in fds:

@@ -35,6 +35,10 @@ class Layer:
         self._fd = fd
         self._made = made
 
+    def share(self) -> int:
+        """Another descriptor that holds the lock, the caller's to close."""
+        return os.dup(self._fd)
+
     def record(self, plan: Plan) -> list[tuple[str, str]]:
         """Note the plan's ids and root file system, or compare them with what is noted.
 

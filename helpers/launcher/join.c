@@ -1,0 +1,164 @@
+/* Joining a living sandbox. Everything by which it is entered comes as descriptors from its keeper;
+ * nothing is looked up inside. The process that enters is not dumpable before it does, has an empty
+ * environment and runs from sealed memory, as the sandbox's own init. */
+#include "sys.h"
+
+#include "launch.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+
+#define KILL_ROUNDS 1000
+
+struct kind {
+	int type; /* setns(2) */
+	const char *ours;
+};
+
+static const struct kind kinds[NAMESPACE_COUNT] = {
+	[NAMESPACE_USER] = { CLONE_NEWUSER, "/proc/self/ns/user" },
+	[NAMESPACE_MOUNT] = { CLONE_NEWNS, "/proc/self/ns/mnt" },
+	[NAMESPACE_PID] = { CLONE_NEWPID, "/proc/self/ns/pid" },
+	[NAMESPACE_NET] = { CLONE_NEWNET, "/proc/self/ns/net" },
+	[NAMESPACE_IPC] = { CLONE_NEWIPC, "/proc/self/ns/ipc" },
+	[NAMESPACE_UTS] = { CLONE_NEWUTS, "/proc/self/ns/uts" },
+	[NAMESPACE_CGROUP] = { CLONE_NEWCGROUP, "/proc/self/ns/cgroup" },
+	[NAMESPACE_TIME] = { ABI_CLONE_NEWTIME, "/proc/self/ns/time" },
+	[NAMESPACE_INNER] = { CLONE_NEWUSER, NULL },
+};
+
+/* Which are to be entered: a sandbox on the host's network has a namespace that is already ours,
+ * and that we have no right to enter again. */
+static int is_ours(int fd, enum namespace_place place)
+{
+	struct stat theirs, ours;
+	return kinds[place].ours && fstat(fd, &theirs) == 0 && stat(kinds[place].ours, &ours) == 0 &&
+	       theirs.st_ino == ours.st_ino && theirs.st_dev == ours.st_dev;
+}
+
+static int enter(int fd, enum namespace_place place, struct failure *f)
+{
+	if (fd < 0 || setns(fd, kinds[place].type) == 0)
+		return 0;
+	return fail(f, kinds[place].ours ? kinds[place].ours : "inner user namespace");
+}
+
+int join_prepare(int namespaces[NAMESPACE_COUNT], struct failure *f)
+{
+	char places[NAMESPACE_COUNT];
+	struct iovec payload = { places, sizeof(places) };
+	union {
+		char bytes[CMSG_SPACE(sizeof(int) * NAMESPACE_COUNT)];
+		struct cmsghdr align;
+	} control;
+	struct msghdr message = { .msg_iov = &payload,
+				  .msg_iovlen = 1,
+				  .msg_control = control.bytes,
+				  .msg_controllen = sizeof(control.bytes) };
+	for (int i = 0; i < NAMESPACE_COUNT; i++)
+		namespaces[i] = -1;
+	ssize_t n = recvmsg(FD_CHANNEL, &message, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+	if (!header || header->cmsg_type != SCM_RIGHTS ||
+	    header->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)n))
+		return fail_with(f, EPROTO, "the namespaces to join");
+	for (ssize_t i = 0; i < n; i++) {
+		int fd;
+		memcpy(&fd, CMSG_DATA(header) + sizeof(int) * (size_t)i, sizeof(int));
+		if (places[i] < 0 || places[i] >= NAMESPACE_COUNT)
+			return fail_with(f, EPROTO, "the namespaces to join");
+		namespaces[(int)places[i]] = fd;
+	}
+	for (int i = 0; i < NAMESPACE_COUNT; i++)
+		if (i != NAMESPACE_ROOT && is_ours(namespaces[i], (enum namespace_place)i)) {
+			close(namespaces[i]);
+			namespaces[i] = -1;
+		}
+	/* pid_namespaces(7): only children enter it. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	return enter(namespaces[NAMESPACE_USER], NAMESPACE_USER, f) < 0 ? -1 :
+	       enter(namespaces[NAMESPACE_PID], NAMESPACE_PID, f);
+}
+
+/* The joined processes are killed, not asked: their parents' children appear as ours when those
+ * die (PR_SET_CHILD_SUBREAPER), until none is left. */
+static void end_descendants(void)
+{
+	char path[64], list[4096];
+	struct statfs fs;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+	for (int round = 0; round < KILL_ROUNDS; round++) {
+		int file = open(path, O_RDONLY | O_CLOEXEC);
+		ssize_t n = file < 0 || fstatfs(file, &fs) < 0 || fs.f_type != 0x9fa0 ?
+				    -1 : read(file, list, sizeof(list) - 1);
+		if (file >= 0)
+			close(file);
+		list[n < 0 ? 0 : n] = 0;
+		char *at = list, *next;
+		for (long pid; (pid = strtol(at, &next, 10)) > 0 && next != at; at = next)
+			kill((pid_t)pid, SIGKILL);
+		if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
+			break;
+	}
+	_exit(128 + SIGKILL);
+}
+
+static void become_root(struct context *ctx, int deny_setgroups)
+{
+	if (!deny_setgroups && syscall(SYS_setgroups, 0, NULL) < 0)
+		give_up_now(ctx, STAGE_MAP, "setgroups");
+	if (syscall(SYS_setresgid, 0, 0, 0) < 0 || syscall(SYS_setresuid, 0, 0, 0) < 0)
+		give_up_now(ctx, STAGE_MAP, "cannot become root of the user namespace");
+}
+
+static pid_t start_joined(struct context *ctx, const struct plan *plan, int inner)
+{
+	int pidfd = -1;
+	pid_t pid = sys_clone(0, &pidfd);
+	if (pid < 0)
+		give_up_now(ctx, STAGE_CLONE, "cannot start the command's process");
+	if (pid == 0) {
+		if (enter(inner, NAMESPACE_INNER, &ctx->failure) < 0)
+			give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
+		become_payload(ctx, plan);
+	}
+	close(pidfd);
+	return pid;
+}
+
+_Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT])
+{
+	static struct context context;
+	struct context *ctx = &context;
+	*ctx = (struct context){ .stage = -1, .root = -1, .procfs = -1, .terminal = -1, .ruleset = -1, .joined = 1 };
+	struct operation op = { 0 };
+	find_operation(plan, OP_JOIN, &op);
+	ctx->failure.op = op.index;
+
+	prctl(PR_SET_NAME, "init", 0, 0, 0);
+	die_with_parent();
+	for (int i = NAMESPACE_MOUNT; i < NAMESPACE_INNER; i++)
+		if (i != NAMESPACE_PID && i != NAMESPACE_ROOT &&
+		    enter(namespaces[i], (enum namespace_place)i, &ctx->failure) < 0)
+			give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
+	become_root(ctx, (int)take_u32(&op.body));
+	die_with_parent();
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	ctx->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	run_setup(ctx, plan);
+
+	pid_t payload = start_joined(ctx, plan, namespaces[NAMESPACE_INNER]);
+	keep_only_kill();
+	close_all_but_ours();
+	watch_over(payload, end_descendants);
+}

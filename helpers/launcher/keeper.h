@@ -1,0 +1,62 @@
+/* A kept sandbox: one that other commands find, enter and stop. Beside its ordinary work the
+ * launcher then answers on a socket in the sandbox's folder, and writes down what happens there.
+ * Detached it is also the one who reads the output, watches the clock and starts anew. */
+#ifndef SBX_KEEPER_H
+#define SBX_KEEPER_H
+
+#include "launch.h"
+
+/* What a kept sandbox inherits beside FD_PLAN … FD_OWNER, and the descriptors that KEEP lists: locked
+ * files, never used, for the kernel drops their locks when the launcher ends. */
+#define FD_CONTROL 107 /* the listening socket */
+#define FD_FOLDER 108  /* the folder in which it lies */
+
+#define KEEP_DETACHED 0x1U /* nobody stays: output goes to the log, the clock is ours */
+#define KEEP_INPUT 0x2U	   /* the payload's input stays open for those who attach */
+
+#define KEEP_CLIENTS 32
+#define KEEP_LIST_AT 32 /* bytes before the list of descriptors in KEEP */
+
+struct keeper {
+	uint32_t flags;
+	uint32_t restarts; /* how often it may be started again after a failure */
+	uint64_t log_max, timeout_ms, grace_ms;
+	int upstream; /* who started us, -1 once gone */
+	int records;  /* our end of what init, payload and we ourselves send as FD_CHANNEL */
+	int events;   /* the file of records */
+	int running;  /* the payload has been executed at least once */
+	int ready;    /* and in this life */
+	int stopping; /* it ends by somebody's wish: not to be started again */
+	int exited;   /* raw wait status of the payload, -1 as long as nobody saw it */
+	pid_t pid;
+	int pidfd, has_init;
+	int64_t deadline_ms; /* monotonic, 0 = none */
+	int terminating;
+	uint64_t began_ms, pause_ms;
+	int input;	      /* the payload's input, -1 */
+	int master, slave;    /* its terminal, held so that it never hangs up while it lives, -1 */
+	int outputs[2];	      /* its outputs, -1 when they are not ours or at their end */
+	int log;	      /* -1 when it cannot be written */
+	uint64_t log_bytes;   /* in the present file */
+	uint64_t log_before;  /* in all files before it */
+	uint64_t log_lost;    /* how often it could not be written */
+	int namespaces[NAMESPACE_COUNT];
+	int clients[KEEP_CLIENTS];
+};
+
+/* Whether the plan wants a kept sandbox; then take over the channel. 1, 0, or -1 with fail(). */
+int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f);
+
+/* Before and after the clone of a detached sandbox: pipes for its stdio. 0 or fail(). */
+int keeper_make_stdio(struct keeper *k, int child[3], struct failure *f);
+void keeper_take_stdio(struct keeper *k, int child[3]);
+void keeper_leave_to_child(struct keeper *k, const int child[3]);
+
+/* Stay until the sandbox is dead; then its records and output are delivered. */
+void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init);
+void keeper_finish(struct keeper *k);
+
+/* Whether to start it again, after the pause that this call makes. */
+int keeper_again(struct keeper *k);
+
+#endif

@@ -1,0 +1,154 @@
+"""A further command in a living sandbox: its plan, its launcher, its end.
+
+Nothing of the sandbox is trusted: how it is entered comes from its launcher, the profile from
+its stored plan, and of its files only passwd and group are read, bounded, below its root.
+"""
+
+from __future__ import annotations
+
+from sandbox.errors import StateError
+from sandbox.host.accounts import find_account
+from sandbox.launcher.spawn import launch
+from sandbox.plan.join import Entry, join_plan
+from sandbox.plan.request import Degradation, Plan, Step
+from sandbox.plan.wire import decode, encode
+from sandbox.record import Record
+from sandbox.runtime import keeper
+from sandbox.runtime.report import Report, Subject, make_report
+from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
+from sandbox.runtime.streams import Streams
+from sandbox.runtime.supervise import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.launcher.spawn import Launched
+    from sandbox.runtime.registry import Folder
+    from sandbox.runtime.streams import Input, Output
+
+
+class Command(Record):
+    """What to run in a living sandbox. `user` is USER[:GROUP], a number or a name of its own
+    passwd file, None for its first command's; `env` comes on top of that command's."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str = ""
+    user: str | None = None
+    tty: bool = False
+    pass_fds: tuple[int, ...] = ()
+    timeout_s: float = 0.0
+    grace_s: float = 0.0
+    output_limit: int = 0
+
+
+class Connection(Record):
+    """How the command is connected; see Streams."""
+
+    stdin: Input = None
+    stdout: Output = 1
+    stderr: Output = 2
+    merge_stderr: bool = False
+    forward_signals: bool = True
+
+
+def enter(folder: Folder, command: Command, connection: Connection) -> Report:
+    """Run `command` in the sandbox of `folder` to its end, and report.
+
+    Raises StateError when the sandbox is not there to be entered, UsageError for an unknown
+    user, SetupError and CommandNotFound as run_session does.
+    """
+    streams = Streams(connection.stdin, connection.stdout, connection.stderr, command.output_limit)
+    try:
+        plan = None
+        with keeper.Keeper(folder) as kept:
+            namespaces = kept.namespaces()
+        try:
+            plan = plan_entry(folder, command, namespaces)
+            return _run(folder, command, connection, streams, plan, namespaces)
+        finally:
+            keeper.close_all(namespaces.values())
+    finally:
+        streams.close()
+
+
+def plan_entry(folder: Folder, command: Command, namespaces: Mapping[int, int]) -> Plan:
+    """The plan that joins the sandbox and runs `command` there."""
+    known = folder.description
+    stored = decode(folder.read("plan"))
+    account = capabilities = None
+    if command.user is not None:
+        user, _, group = command.user.partition(":")
+        root = f"/proc/self/fd/{namespaces[keeper.ROOT]}"
+        account = find_account(root, user, group or None)
+        capabilities = known.capabilities[0 if account.uid == 0 else 1]
+    entry = Entry(
+        argv=command.argv,
+        env=command.env,
+        cwd=command.cwd,
+        account=account,
+        capabilities=capabilities,
+        terminal=command.tty,
+        pass_fds=command.pass_fds,
+    )
+    return Plan(
+        steps=tuple(Step(op, "exec") for op in join_plan(stored, entry)),
+        degradations=tuple(Degradation(*lost) for lost in known.degradations),
+        layers=known.layers,
+        identity=known.identity,
+        storage=known.storage,
+    )
+
+
+def _run(
+    folder: Folder,
+    command: Command,
+    connection: Connection,
+    streams: Streams,
+    plan: Plan,
+    namespaces: Mapping[int, int],
+) -> Report:
+    from sandbox.runtime.terminal import terminal_of
+
+    ends = (connection.stdin, connection.stdout, connection.stderr)
+    terminal = terminal_of(ends) if command.tty else None
+    inbox = SignalInbox()
+    launched: Launched | None = None
+    try:
+        if connection.forward_signals:
+            inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
+        launched = launch(
+            encode(step.op for step in plan.steps),
+            pass_fds=command.pass_fds,
+            merge_stderr=connection.merge_stderr,
+            namespaces=namespaces,
+        )
+        streams.attach(launched, terminal=command.tty)
+        outcome = Supervisor(
+            launched,
+            streams,
+            inbox,
+            timeout_s=command.timeout_s,
+            grace_s=command.grace_s,
+            terminal=terminal,
+        ).run()
+    finally:
+        if launched:
+            launched.close()
+        inbox.close()
+    from sandbox.runtime.failures import setup_error
+
+    error = setup_error(outcome, plan, f"/proc/self/fd/{namespaces[keeper.ROOT]}")
+    if error and not outcome.errors and not folder.lives():
+        raise StateError(
+            f"sandbox {folder.name} has ended",
+            cause="it ended while the command was being started",
+            hint=f"see how with: sbx inspect {folder.id}",
+        )
+    if error:
+        raise error
+    unwritten = next(iter(streams.errors()), None)
+    known = folder.description
+    subject = Subject(known.name, known.policy, known.network)
+    return make_report(subject, plan, outcome, streams.budget, unwritten)

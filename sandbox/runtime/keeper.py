@@ -1,0 +1,203 @@
+"""Talking to the launcher of a kept sandbox, over the socket in its folder.
+
+Owns the request form (helpers/launcher/keeper.c has the other side) and the checks that the one
+who answers is the launcher that the description names, and that what it hands over belongs
+together.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import select
+import struct
+import time
+
+from sandbox.errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.runtime.registry import Folder
+
+FREEZE, THAW = 65, 66  # in records of orders, beside signals
+
+# enum namespace_place of helpers/launcher/report.h
+USER, MOUNT, PID, NET, IPC, UTS, CGROUP, ROOT, TIME, INNER = range(10)
+
+_ANSWER_S = 10.0
+_PLACES = 10
+_CREDENTIALS = struct.Struct("iii")
+_REPLY = struct.Struct("ii")
+# ioctl_ns(2)
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704
+
+
+class Keeper:
+    """A connection to the launcher of `folder`'s sandbox. It ends when the sandbox does."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            # sockaddr_un holds 108 bytes; the folder's own path may be longer.
+            self._socket.connect(f"/proc/self/fd/{folder.fd}/control")
+            self._check_peer()
+        except OSError as error:
+            self._socket.close()
+            raise self._gone(error) from error
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        """Let go; nothing happens to the sandbox."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Readable at its end only when the sandbox has ended."""
+        return self._socket.fileno()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _gone(self, error: OSError) -> StateError:
+        name = self._folder.name or self._folder.id
+        return StateError(
+            f"sandbox {name} is not running",
+            cause=(error.strerror or str(error)).lower(),
+            hint=f"see how it ended with: sbx inspect {self._folder.id}",
+        )
+
+    def _check_peer(self) -> None:
+        raw = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, uid, _ = _CREDENTIALS.unpack(raw)
+        known = self._folder.description
+        # SO_PEERCRED is of the one who called listen(2): sbx itself, which bound the socket.
+        if uid != os.getuid():
+            raise StateError(
+                f"cannot trust {self._folder.path}",
+                cause=f"user {uid} answers there (process {pid}), not you",
+                hint="remove that folder",
+            )
+        if known.pid and start_ticks(known.pid) != known.started_ticks:
+            raise StateError(
+                f"sandbox {known.id} is not running",
+                cause=f"process {known.pid} is another one by now",
+                hint=f"remove it with: sbx rm {known.id}",
+            )
+
+    def _ask(self, verb: bytes, argument: int = 0) -> tuple[int, list[int]]:
+        """The answer's second number and its descriptors. Raises StateError, OSError."""
+        try:
+            self._socket.send(verb + bytes((argument,)), _socket.MSG_NOSIGNAL)
+            poller = select.poll()
+            poller.register(self._socket.fileno(), select.POLLIN)
+            if not poller.poll(_ANSWER_S * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, "its launcher does not answer")
+            data, ancillary, _, _ = self._socket.recvmsg(
+                _REPLY.size, _socket.CMSG_SPACE(4 * _PLACES), _socket.MSG_CMSG_CLOEXEC
+            )
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._gone(error) from error
+        fds: list[int] = []
+        for level, kind, raw in ancillary:
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                fds += memoryview(raw)[: len(raw) - len(raw) % 4].cast("i").tolist()
+        if len(data) != _REPLY.size:
+            close_all(fds)
+            raise self._gone(ConnectionResetError(errno.ECONNRESET, "it ended just now"))
+        number, extra = _REPLY.unpack(data)
+        if number:
+            close_all(fds)
+            raise OSError(number, os.strerror(number))
+        return extra, fds
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the payload. Raises StateError, OSError."""
+        self._ask(b"S", number)
+
+    def kill(self) -> None:
+        """Kill everything in the sandbox; `wait` tells when it is done."""
+        self._ask(b"K")
+
+    def freeze(self) -> None:
+        """Stop all processes (SIGSTOP). Raises OSError EOPNOTSUPP without an init of ours."""
+        self._ask(b"F")
+
+    def thaw(self) -> None:
+        """Let all processes go on (SIGCONT), those too that had stopped by themselves."""
+        self._ask(b"T")
+
+    def input(self) -> tuple[str, int]:
+        """("none"|"pipe"|"terminal", descriptor or -1): what the payload reads from."""
+        kind, fds = self._ask(b"I")
+        return ("none", "pipe", "terminal")[kind], fds[0] if fds else -1
+
+    def namespaces(self) -> dict[int, int]:
+        """Descriptors by place (USER … INNER), the caller's to close. Raises StateError."""
+        places, fds = self._ask(b"N")
+        found = dict(zip((p for p in range(_PLACES) if places & 1 << p), fds, strict=True))
+        try:
+            _check_namespaces(found)
+        except OSError as error:
+            close_all(found.values())
+            raise StateError(
+                f"cannot enter sandbox {self._folder.id}",
+                cause=(error.strerror or str(error)).lower(),
+                hint="it is still being set up, or ends just now: try again",
+            ) from error
+        return found
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the sandbox's end; False when the time is up."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic()) * 1000
+            if not poller.poll(left):
+                return False
+            try:
+                if not self._socket.recv(_REPLY.size):
+                    return True
+            except ConnectionResetError:
+                return True
+
+
+def close_all(fds: object) -> None:
+    """Close several descriptors."""
+    for fd in fds:  # type: ignore[attr-defined]
+        os.close(fd)
+
+
+def _check_namespaces(found: dict[int, int]) -> None:
+    """All must belong to the one user namespace that this user owns, and the payload's be its
+    child: raise OSError otherwise."""
+    missing = [place for place in (USER, MOUNT, PID, ROOT, INNER) if place not in found]
+    if missing:
+        raise OSError(errno.ENOENT, "some of its namespaces are not there")
+    owner = struct.unpack("I", fcntl.ioctl(found[USER], _NS_GET_OWNER_UID, b"\0" * 4))[0]
+    if owner != os.getuid():
+        raise OSError(errno.EPERM, f"its user namespace belongs to user {owner}")
+    outer = os.fstat(found[USER]).st_ino
+    for place, request in ((MOUNT, _NS_GET_USERNS), (PID, _NS_GET_USERNS), (INNER, _NS_GET_PARENT)):
+        parent = fcntl.ioctl(found[place], request)
+        try:
+            if os.fstat(parent).st_ino != outer:
+                raise OSError(errno.EXDEV, "its namespaces do not belong together")
+        finally:
+            os.close(parent)
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot (proc(5), stat: 22); 0: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,367 @@
+"""The sandboxes of this user: a folder each, from the start until somebody removes it.
+
+Owns `state_dir()`: `ID/` with the description, the plan, the records and the log of one sandbox,
+and `names/`, links from names to ids. A sandbox lives as long as the lock of its folder is held;
+the kernel drops it with the launcher, whatever happened. There is no lock over all sandboxes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import marshal
+import os
+import time
+
+from sandbox.errors import StateError
+from sandbox.linux.paths import private_dir, state_dir
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = "sbx.sandbox/1"
+ID_CHARS = 12
+_MARSHAL = 4  # the form that every Python from 3.4 on reads
+MAX_NAME_CHARS = 64
+FILES = ("sandbox", "plan", "events", "log", "log.1", "control", "lock")
+
+_NAMES = "names"
+_HEX = frozenset("0123456789abcdef")
+
+
+class Description(Record):
+    """What is known of a sandbox from its start on. Times in seconds since the epoch.
+
+    `pid` and `started_ticks` (proc(5), field 22) tell the launcher from a later process with
+    its number, `boot_id` from one of an earlier boot. `capabilities`: what user 0 and what
+    others may keep, as masks.
+    """
+
+    id: str
+    name: str
+    created_s: float
+    boot_id: str
+    rootfs: str
+    argv: tuple[str, ...]
+    policy: str
+    pid: int = 0
+    started_ticks: int = 0
+    detached: bool = False
+    tty: bool = False
+    input: bool = False
+    auto_remove: bool = False
+    restart: str = "no"
+    timeout_s: float = 0.0
+    grace_s: float = 0.0
+    storage: str = ""
+    storage_reason: str = ""
+    network: str = ""
+    identity: str = ""
+    has_init: bool = True
+    layers: tuple[str, ...] = ()
+    degradations: tuple[tuple[str, str, str], ...] = ()
+    capabilities: tuple[int, int] = (0, 0)
+
+
+class Folder:
+    """One sandbox's folder, open. `path` is good as long as nobody removes it; `fd` stays."""
+
+    def __init__(self, path: str, fd: int, description: Description) -> None:
+        self.path = path
+        self.fd = fd
+        self.description = description
+
+    @property
+    def id(self) -> str:
+        """The sandbox's id."""
+        return self.description.id
+
+    @property
+    def name(self) -> str:
+        """The sandbox's name."""
+        return self.description.name
+
+    def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Open one of its files. Raises OSError."""
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+
+    def read(self, name: str) -> bytes:
+        """The whole content of a file, b"" when it is not there."""
+        try:
+            fd = self.open(name)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace a file, whole or not at all. Raises StateError."""
+        temporary = f".{name}.{os.getpid()}"
+        try:
+            fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            try:
+                os.unlink(temporary, dir_fd=self.fd)
+            except OSError:
+                pass
+            raise _cannot_write(self.path, error) from error
+
+    def describe(self, description: Description) -> None:
+        """Write a new description."""
+        fields = {"schema": SCHEMA, **dict(description)}
+        self.write("sandbox", marshal.dumps(fields, _MARSHAL))
+        self.description = description
+
+    def lives(self) -> bool:
+        """Whether its launcher is there."""
+        try:
+            lock = self.open("lock")
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def close(self) -> None:
+        """Close the folder; the sandbox goes on."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def remove(self) -> bool:
+        """Remove a sandbox that is dead; False when it lives, or somebody else removes it."""
+        try:
+            lock = self.open("lock")
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for file in os.listdir(self.fd):
+                os.unlink(file, dir_fd=self.fd)
+            os.rmdir(self.path)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise _cannot_write(self.path, error) from error
+        finally:
+            os.close(lock)
+        _drop_name(self.name, self.id)
+        return True
+
+
+def _cannot_write(path: str, error: OSError) -> StateError:
+    return StateError(
+        f"cannot write to {path}",
+        cause=(error.strerror or str(error)).lower(),
+        hint="make room there, or set XDG_RUNTIME_DIR to a folder of yours",
+    )
+
+
+def boot_id() -> str:
+    """This boot of this machine, "" where /proc does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def new_id() -> str:
+    """A fresh id: 12 hexadecimal characters."""
+    return os.urandom(ID_CHARS // 2).hex()
+
+
+def claim(description: Description) -> tuple[Folder, int]:
+    """Make the folder of a new sandbox and take its name.
+
+    Returns it with the descriptor that holds its lock, both the caller's to close. Raises
+    StateError when the name is taken by one that lives, or nothing can be written there.
+    """
+    base = private_dir(state_dir())
+    path = f"{base}/{description.id}"
+    fresh = f"{base}/.new-{description.id}"
+    try:
+        # Until it is locked it would look like one without an owner: so not under its own name.
+        os.mkdir(fresh, 0o700)
+        fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = Folder(path, fd, description)
+        lock = folder.open("lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.describe(description)
+        os.rename(fresh, path)
+    except OSError as error:
+        raise _cannot_write(base, error) from error
+    try:
+        take_name(description.name, description.id)
+    except StateError:
+        os.close(lock)
+        folder.remove()
+        folder.close()
+        raise
+    return folder, lock
+
+
+# ---- names ---------------------------------------------------------------------------------
+
+
+def take_name(name: str, owner: str) -> None:
+    """Let `name` mean `owner`. Raises StateError when it means another one that lives."""
+    folder = private_dir(f"{state_dir()}/{_NAMES}")
+    link = f"{folder}/{name}"
+    for _ in range(20):
+        try:
+            os.symlink(owner, link)
+            return
+        except FileExistsError:
+            holder = _holder(name)
+        if holder is None:
+            continue
+        if holder == owner:
+            return
+        with_name = _open(holder)
+        if with_name is not None:
+            living = with_name.lives() and with_name.name == name
+            with_name.close()
+            if living:
+                raise StateError(
+                    f'the name "{name}" is taken',
+                    cause=f"sandbox {holder} has it and is running",
+                    hint=f"use another name, or: sbx rm -f {name}",
+                )
+        _drop_name(name, holder)
+    raise StateError(f'cannot take the name "{name}"', cause="others try at the same time")
+
+
+def _holder(name: str) -> str | None:
+    try:
+        return os.readlink(f"{state_dir()}/{_NAMES}/{name}")
+    except OSError:
+        return None
+
+
+def _drop_name(name: str, owner: str) -> None:
+    """Free `name` if it still means `owner`: moved away first, so that only one does it."""
+    link = f"{state_dir()}/{_NAMES}/{name}"
+    aside = f"{state_dir()}/{_NAMES}/.{os.urandom(6).hex()}"
+    try:
+        if os.readlink(link) != owner:
+            return
+        os.rename(link, aside)
+        found = os.readlink(aside)
+        if found != owner:  # somebody took it in between: give it back
+            os.symlink(found, link)
+        os.unlink(aside)
+    except OSError:
+        return
+
+
+def rename(folder: Folder, name: str) -> None:
+    """Give a sandbox another name. Raises StateError when it is taken."""
+    before = folder.name
+    take_name(name, folder.id)
+    folder.describe(folder.description.replace(name=name))
+    if before != name:
+        _drop_name(before, folder.id)
+
+
+# ---- finding -------------------------------------------------------------------------------
+
+
+def _description(data: bytes) -> Description | None:
+    try:
+        fields = marshal.loads(data)  # noqa: S302 (a folder that is ours alone)
+        if not isinstance(fields, dict) or fields.pop("schema") != SCHEMA:
+            return None
+        return Description(**fields)
+    except (ValueError, EOFError, KeyError, TypeError):
+        return None
+
+
+def _open(identity: str) -> Folder | None:
+    path = f"{state_dir()}/{identity}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    found = Folder(path, fd, Description(identity, "", 0.0, "", "", (), ""))
+    description = _description(found.read("sandbox"))
+    if description is None or description.id != identity:
+        found.close()
+        return None
+    found.description = description
+    return found
+
+
+def ids() -> list[str]:
+    """The ids of all sandboxes whose folders are there."""
+    try:
+        names = os.listdir(state_dir())
+    except OSError:
+        return []
+    return sorted(name for name in names if len(name) == ID_CHARS and _HEX.issuperset(name))
+
+
+def everyone() -> Iterator[Folder]:
+    """Every sandbox, oldest first; each is the caller's to close."""
+    found = [folder for identity in ids() if (folder := _open(identity))]
+    return iter(sorted(found, key=lambda folder: folder.description.created_s))
+
+
+def find(word: str) -> Folder:
+    """The sandbox with this name, id, or beginning of an id. Raises StateError."""
+    holder = _holder(word) if word and "/" not in word and not word.startswith(".") else None
+    if holder is not None and (found := _open(holder)) is not None:
+        if found.name == word:
+            return found
+        found.close()
+    matches = [identity for identity in ids() if word and identity.startswith(word)]
+    if len(matches) > 1:
+        raise StateError(
+            f'"{word}" is not enough',
+            cause=f"{len(matches)} sandboxes begin with it",
+            hint="use more of the id",
+        )
+    if matches and (found := _open(matches[0])) is not None:
+        return found
+    raise StateError(
+        f'no sandbox "{word}"',
+        cause="none has this name or an id that begins so",
+        hint="see which there are with: sbx ps -a",
+    )
+
+
+def sweep() -> list[str]:
+    """Remove what nobody needs: dead sandboxes that were to remove themselves, all of earlier
+    boots, and folders that never got their name. Returns what was removed."""
+    base, removed, boot = state_dir(), [], boot_id()
+    for folder in everyone():
+        known = folder.description
+        if (known.auto_remove or known.boot_id != boot) and not folder.lives() and folder.remove():
+            removed.append(folder.path)
+        folder.close()
+    try:
+        fresh = [name for name in os.listdir(base) if name.startswith(".new-")]
+    except OSError:
+        return removed
+    for name in fresh:
+        path = f"{base}/{name}"
+        try:
+            if time.time() - os.lstat(path).st_mtime > 60:
+                for file in os.listdir(path):
+                    os.unlink(f"{path}/{file}")
+                os.rmdir(path)
+                removed.append(path)
+        except OSError:
+            continue
+    return removed
