@@ -7,7 +7,7 @@ from sandbox.plan import ops
 from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
 from sandbox.plan.network import hold_steps, network_mode, network_steps
-from sandbox.plan.request import Degradation, Plan, Step
+from sandbox.plan.request import Degradation, Plan, Step, give_up
 from sandbox.plan.security import bound, security_steps
 
 TYPE_CHECKING = False
@@ -123,13 +123,9 @@ def _time(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list[Ste
     if facts.time_namespace:
         return [Step(ops.TimeNamespace(), policy.origin("namespaces.time"))]
     cause = "the kernel has no time namespaces, or refuses them"
-    if policy.refuses("time"):
-        raise HostError(
-            "cannot make a time namespace",
-            cause=cause,
-            hint='use a policy with namespaces.time = false or on_missing.time = "degrade"',
-        )
-    lost.append(Degradation("time", "own clocks: the host's uptime shows", cause))
+    clocks = Degradation("time", "own clocks: the host's uptime shows", cause)
+    hint = 'use a policy with namespaces.time = false or on_missing.time = "degrade"'
+    lost.append(give_up(policy, clocks, "cannot make a time namespace", hint))
     return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox.errors import HostError, PolicyError
 from sandbox.host.subids import inner_map, range_map
-from sandbox.plan.request import Degradation
+from sandbox.plan.request import Degradation, give_up
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -154,10 +154,8 @@ def _kept_groups(policy: Policy, facts: HostFacts) -> list[Degradation]:
     if not kept:
         return []
     numbers = " ".join(map(str, kept))
-    if policy.refuses("subids"):
-        raise HostError(
-            "cannot drop the caller's supplementary groups",
-            cause=f"with a single id mapped, the groups {numbers} would stay with the payload",
-            hint='use identity.map = "keep-id" with subordinate ids, or a policy that allows it',
-        )
-    return [Degradation("subids", "dropping the caller's groups", f"groups {numbers} stay")]
+    cause = f"with a single id mapped, groups {numbers} stay with the payload"
+    groups = Degradation("subids", "dropping the caller's groups", cause)
+    what = "cannot drop the caller's supplementary groups"
+    hint = 'use identity.map = "keep-id" with subordinate ids, or a policy that allows it'
+    return [give_up(policy, groups, what, hint)]

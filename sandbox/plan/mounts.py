@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import stat
 
-from sandbox.errors import HostError
 from sandbox.plan import ops
 from sandbox.plan.network import network_mode
-from sandbox.plan.request import Degradation, Step
+from sandbox.plan.request import Degradation, Step, give_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,14 +68,12 @@ def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
         hide = ("subset=pid", "hidepid=invisible") if policy.filesystem.proc == "pid" else ()
         op = ops.Filesystem("proc", "/proc", SAFE | ops.NOEXEC, ops.KERNEL_DIRECTORY, hide)
         return Step(op, origin)
-    if policy.refuses("proc"):
-        raise HostError(
-            "cannot mount /proc for the sandbox",
-            cause=facts.proc_error,
-            hint="run outside the container whose /proc is masked, "
-            'or use a policy with on_missing.proc = "degrade"',
-        )
-    lost.append(Degradation("proc", "/proc: it is empty inside", facts.proc_error))
+    missing = Degradation("proc", "/proc: it is empty inside", facts.proc_error)
+    hint = (
+        "run outside the container whose /proc is masked, "
+        'or use a policy with on_missing.proc = "degrade"'
+    )
+    lost.append(give_up(policy, missing, "cannot mount /proc for the sandbox", hint))
     attributes = SAFE | ops.NOEXEC | ops.RDONLY
     options = ("mode=0555", "size=4096", "nr_inodes=2")
     return Step(ops.Filesystem("tmpfs", "/proc", attributes, ops.KERNEL_DIRECTORY, options), origin)

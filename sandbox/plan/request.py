@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from sandbox.errors import HostError
 from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.host.accounts import Account
     from sandbox.plan.ops import Op
+    from sandbox.policy.model import Policy
 
 
 class Source(Record):
@@ -53,6 +55,13 @@ class Degradation(Record):
     layer: str
     lost: str
     cause: str
+
+
+def give_up(policy: Policy, lost: Degradation, what: str, hint: str) -> Degradation:
+    """What is lost, where the policy lets it go. Raises HostError that says `what` where not."""
+    if policy.refuses(lost.layer):
+        raise HostError(what, cause=lost.cause, hint=hint)
+    return lost
 
 
 class Step(Record):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from sandbox.errors import HostError
 from sandbox.linux.capabilities import capability_mask
 from sandbox.plan import ops
-from sandbox.plan.request import Degradation, Step
+from sandbox.plan.request import Degradation, Step, give_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,14 +55,13 @@ def _landlock(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list
     if wanted.fs == "none" and not (wanted.tcp or wanted.ioctl_dev or wanted.scopes):
         return []
     if abi == 0:
-        if policy.refuses("landlock"):
-            raise HostError(
-                "this kernel has no Landlock",
-                cause="landlock_create_ruleset is not supported or not enabled (lsm=)",
-                hint="boot with landlock in the lsm= list, "
-                'or use a policy with on_missing.landlock = "degrade"',
-            )
-        lost.append(Degradation("landlock", "all file and socket rules", "no Landlock here"))
+        cause = "landlock_create_ruleset is not supported or not enabled (lsm=)"
+        rules = Degradation("landlock", "all file and socket rules", cause)
+        hint = (
+            "boot with landlock in the lsm= list, "
+            'or use a policy with on_missing.landlock = "degrade"'
+        )
+        lost.append(give_up(policy, rules, "this kernel has no Landlock", hint))
         return []
     lost += _landlock_losses(policy, abi)
     write = WRITE_FILE | MAKE_AND_REMOVE
@@ -104,13 +102,9 @@ def _filter(
     if facts.seccomp:
         return [Step(ops.Seccomp(program), policy.origin("seccomp.base"))]
     cause = "the kernel cannot load filters (CONFIG_SECCOMP_FILTER)"
-    if policy.refuses("seccomp"):
-        raise HostError(
-            "cannot filter system calls",
-            cause=cause,
-            hint='use a policy with on_missing.seccomp = "degrade"',
-        )
-    lost.append(Degradation("seccomp", "the system call filter", cause))
+    hint = 'use a policy with on_missing.seccomp = "degrade"'
+    calls = Degradation("seccomp", "the system call filter", cause)
+    lost.append(give_up(policy, calls, "cannot filter system calls", hint))
     return []
 
 

@@ -40,16 +40,6 @@ else:  # the module `signal` would import enum
     import _signal as signal
 
 SCHEMA = "sbx.report/1"
-REASONS = (
-    "exited",
-    "signalled",
-    "timeout",
-    "output-limit",
-    "output-lost",
-    "policy-killed",
-    "setup-failed",
-    "launcher-killed",
-)
 REPORT_ON_STDERR = "-"
 _PATIENCE_S = 1.0
 

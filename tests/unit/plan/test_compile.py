@@ -104,7 +104,7 @@ def test_missing_layers(facts: HostFacts, lack: dict[str, object], layer: str) -
     assert layer in [d.layer for d in plan.degradations]
 
 
-NO_LANDLOCK = "no Landlock here"
+NO_LANDLOCK = "landlock_create_ruleset is not supported or not enabled (lsm=)"
 # From which ABI on, under which policies, what is refused, and its bits in the ruleset.
 LANDLOCK = (
     (2, ("strict", "default"), "renaming files between directories", ("handled_fs", 1 << 13)),
