@@ -44,6 +44,8 @@ _TABLE_COMMANDS = {"run": (_RUN_HELP, _RUN_EPILOG), "explain": (_EXPLAIN_HELP, "
 _SHORT_HELP = {
     "run": "Run a command in a sandbox.",
     "explain": "Show the plan of a run and where each step comes from.",
+    "exec": "Run a further command in a running sandbox.",
+    "ps": "List sandboxes.",
     "policy": "List, show and check policies.",
     "doctor": "Find out what this machine can do, with cures for what it cannot.",
     "rootfs": "Make root file systems.",

@@ -6,12 +6,17 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from sandbox.cli import render
 from sandbox.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType
 
 
 def usage_hint(program: str, wrong: str = "", known: Iterable[str] = ()) -> str:
@@ -43,6 +48,32 @@ class _OwnHelp(click.Command):
 
 class Command(_OwnHelp):
     """One command."""
+
+
+class SandboxName(_ParamType):
+    """The name or id of a sandbox, completed from those that are there."""
+
+    name = "sandbox"
+
+    def __init__(self, *, dead: bool) -> None:
+        self._dead = dead
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that begin so."""
+        from sandbox.runtime.registry import everyone
+
+        names = []
+        for folder in everyone():
+            if self._dead or folder.lives():
+                names.append(folder.name)
+            folder.close()
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+living = click.argument("sandbox", type=SandboxName(dead=False), metavar="SANDBOX")
+known = click.argument("sandbox", type=SandboxName(dead=True), metavar="SANDBOX")
 
 
 class CommandGroup(_OwnHelp, click.Group):

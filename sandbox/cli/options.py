@@ -75,14 +75,15 @@ def _both(group: str, names: str, help: str, key: str) -> Option:
     return Option(tuple(names.split()), "negatable", group, help, read=values.switch(key))
 
 
-FILES, PROCESS, SECURITY, LIMITS, OUTPUT = (
+FILES, PROCESS, LIFE, SECURITY, LIMITS, OUTPUT = (
     "Policy and files",
     "Process",
+    "Life",
     "Isolation",
     "Limits",
     "What is shown and reported",
 )
-GROUPS = (FILES, PROCESS, SECURITY, LIMITS, OUTPUT)
+GROUPS = (FILES, PROCESS, LIFE, SECURITY, LIMITS, OUTPUT)
 
 RUN_OPTIONS: tuple[Option, ...] = (
     _value(
@@ -201,11 +202,27 @@ RUN_OPTIONS: tuple[Option, ...] = (
         convert=values.passed_descriptor,
     ),
     _value(
-        PROCESS,
+        LIFE,
         "--name",
         "NAME",
-        "A name for this sandbox.",
+        "A name by which other commands find this sandbox.",
         convert=values.sandbox_name,
+    ),
+    _flag(LIFE, "-d --detach", "Leave the sandbox running in the background; print its id."),
+    _flag(LIFE, "--rm", "Keep nothing of a detached sandbox once it has ended."),
+    _value(
+        LIFE,
+        "--restart",
+        "no|on-failure[:N]",
+        "Start a detached sandbox again when its command fails, at most N times.",
+        convert=values.restart,
+    ),
+    _value(
+        LIFE,
+        "--log-max-size",
+        "SIZE",
+        "Keep at most this much output of a detached sandbox; the oldest goes first.",
+        convert=values.log_size,
     ),
     _value(
         SECURITY,

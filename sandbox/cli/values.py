@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox.policy.units import quote
+from sandbox.policy.units import parse_size, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _FOREIGN_VOLUME_WORDS = {
 _TRUE = ("", "true", "1", "yes")
 _FALSE = ("false", "0", "no")
 _NAME_MAX = 63
+_NO_END = 2**32 - 1
 # More than execve(2) takes of arguments and environment together.
 ENV_FILE_BYTES_MAX = 4 << 20
 _LAUNCHER_DESCRIPTORS = range(100, 110)
@@ -308,6 +309,26 @@ def passed_descriptor(text: str) -> int:
     if number in _LAUNCHER_DESCRIPTORS:
         raise ValueError(f"{number} is taken; 100 to 109 are used by the launcher")
     return open_descriptor(text)
+
+
+def restart(text: str) -> int:
+    """Return how often a sandbox is started again: 0 for "no", 2**32 - 1 for without end."""
+    if text == "no":
+        return 0
+    word, colon, number = text.partition(":")
+    if word != "on-failure" or (colon and not (number.isascii() and number.isdigit())):
+        raise ValueError(f"{quote(text)} must be no, on-failure or on-failure:N")
+    if colon and not 0 < int(number) < _NO_END:
+        raise ValueError(f"{quote(text)} must name at least one restart")
+    return int(number) if colon else _NO_END
+
+
+def log_size(text: str) -> int:
+    """Return a size in bytes between 64 KiB and 1 GiB."""
+    size = parse_size(text)
+    if not 64 << 10 <= size <= 1 << 30:
+        raise ValueError(f"{quote(text)} must lie between 64K and 1G")
+    return size
 
 
 def sandbox_name(text: str) -> str:

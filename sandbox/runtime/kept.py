@@ -16,57 +16,38 @@ from sandbox.linux.capabilities import capability_mask
 from sandbox.plan import ops
 from sandbox.plan.keep import keep
 from sandbox.plan.wire import encode
-from sandbox.record import Record
 from sandbox.runtime.keeper import start_ticks
 from sandbox.runtime.registry import Description, boot_id, claim, new_id, sweep
+from sandbox.runtime.task import UNLIMITED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.registry import Folder
-
-LOG_MAX = 8 << 20
-UNLIMITED = 2**32 - 1
-
-
-class Keeping(Record):
-    """How a sandbox is kept.
-
-    `detached`: nobody stays with it but its launcher. `idle`: it has no command of its own.
-    `input`: its input stays open for those who attach. `auto_remove`: nothing is kept of it
-    once it is dead. `restarts`: how often it is started again after a failure. `log_max`: bytes
-    of output kept, the oldest go first.
-    """
-
-    detached: bool = False
-    idle: bool = False
-    input: bool = False
-    auto_remove: bool = False
-    restarts: int = 0
-    log_max: int = LOG_MAX
+    from sandbox.runtime.session import Notify
+    from sandbox.runtime.task import Keeping, Task
 
 
 class Kept:
     """One kept sandbox on its way to life. Close it in any case; `discard` when it never lived."""
 
-    def __init__(
-        self, keeping: Keeping, policy: Policy, name: str, rootfs: str, argv: tuple[str, ...]
-    ) -> None:
-        """Claim its folder. Raises StateError."""
+    def __init__(self, keeping: Keeping, policy: Policy, task: Task, tell: Notify) -> None:
+        """Claim its folder; `tell` hears what others left and is gone now. Raises SbxError."""
         self._keeping = keeping
         self._policy = policy
         process = policy.process
-        sweep()
+        for path in sweep():
+            tell(f"removed {path}", "a sandbox that was killed had left it behind")
         identity = new_id()
         self.folder, lock = claim(
             Description(
                 id=identity,
-                name=name or f"sbx-{identity[:8]}",
+                name=task.name or f"sbx-{identity[:8]}",
                 created_s=time.time(),
                 boot_id=boot_id(),
-                rootfs=os.path.abspath(rootfs),
-                argv=argv,
+                rootfs=os.path.abspath(task.rootfs),
+                argv=task.argv,
                 policy=policy.name,
                 detached=keeping.detached,
                 tty=process.tty,

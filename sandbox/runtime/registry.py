@@ -119,17 +119,7 @@ class Folder:
 
     def lives(self) -> bool:
         """Whether its launcher is there."""
-        try:
-            lock = self.open("lock")
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return _locked(f"/proc/self/fd/{self.fd}/lock")
 
     def close(self) -> None:
         """Close the folder; the sandbox goes on."""
@@ -158,6 +148,21 @@ class Folder:
             os.close(lock)
         _drop_name(self.name, self.id)
         return True
+
+
+def _locked(path: str) -> bool:
+    """Whether somebody holds the lock of this file."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _cannot_write(path: str, error: OSError) -> StateError:
@@ -345,9 +350,14 @@ def sweep() -> list[str]:
     """Remove what nobody needs: dead sandboxes that were to remove themselves, all of earlier
     boots, and folders that never got their name. Returns what was removed."""
     base, removed, boot = state_dir(), [], boot_id()
-    for folder in everyone():
+    for identity in ids():
+        if _locked(f"{base}/{identity}/lock"):
+            continue
+        folder = _open(identity)
+        if folder is None:
+            continue
         known = folder.description
-        if (known.auto_remove or known.boot_id != boot) and not folder.lives() and folder.remove():
+        if (known.auto_remove or known.boot_id != boot) and folder.remove() and known.pid:
             removed.append(folder.path)
         folder.close()
     try:

@@ -31,7 +31,7 @@ from sandbox.runtime.signals import CAUGHT, FATAL, Interrupts, SignalInbox
 from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
 from sandbox.runtime.streams import Streams
 from sandbox.runtime.supervise import Outcome, Supervisor
-from sandbox.runtime.task import Task, check_task
+from sandbox.runtime.task import Keeping, Task, check_task
 from sandbox.services.storage import DRIVERS, prepare_nothing, remove_tree
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.destination import Destination
-    from sandbox.runtime.kept import Keeping, Kept
+    from sandbox.runtime.kept import Kept
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
     from sandbox.services import Service
@@ -117,7 +117,8 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     # First of all, while 0, 1 and 2 are the caller's: a closed one could become a file of ours.
     streams = Streams(options.stdin, options.stdout, options.stderr, policy.process.output_limit)
     name = task.name or f"sbx-{os.urandom(4).hex()}"
-    session = _Session(policy, task.replace(name=name), options, streams)
+    named = bool(task.name)
+    session = _Session(policy, task.replace(name=name), options, streams, named=named)
     try:
         try:
             report = session.report(session.run())
@@ -140,7 +141,7 @@ def start_session(policy: Policy, task: Task, options: RunOptions) -> Folder:
     streams = Streams(None, None, None, policy.process.output_limit)
     if options.keep and options.keep.idle:
         task = task.replace(argv=("idle",))
-    session = _Session(policy, task, options, streams)
+    session = _Session(policy, task, options, streams, named=bool(task.name))
     try:
         session.run()
         return session.release()
@@ -159,7 +160,9 @@ def _compile(policy: Policy, facts: HostFacts, task: Task, rootfs: str, storage:
 class _Session:
     """The state of one run between its first and its last step."""
 
-    def __init__(self, policy: Policy, task: Task, options: RunOptions, streams: Streams) -> None:
+    def __init__(
+        self, policy: Policy, task: Task, options: RunOptions, streams: Streams, *, named: bool
+    ) -> None:
         self._policy = policy
         self._task = task
         self._options = options
@@ -171,6 +174,7 @@ class _Session:
         self._told: set[tuple[str, str]] = set()
         self._services: list[Service] = []
         self._storage_reason = ""
+        self._named = named
         self._kept: Kept | None = None
         self._detach = bool(options.keep and options.keep.detached)
         self._interrupts = Interrupts()
@@ -224,7 +228,13 @@ class _Session:
         from sandbox.runtime.kept import Kept
 
         task = self._task
-        self._kept = Kept(keeping, self._policy, task.name, task.rootfs, task.argv)
+        try:
+            self._kept = Kept(keeping, self._policy, task, self._tell)
+        except SbxError as error:
+            if keeping.detached or self._named:
+                raise
+            self._tell("no other command can find this sandbox", f"{error.what}: {error.cause}")
+            return
         self._task = task.replace(name=self._kept.folder.name)
 
     def release(self) -> Folder:

@@ -27,6 +27,27 @@ _KINDS = {
 }
 
 
+LOG_MAX = 8 << 20
+UNLIMITED = 2**32 - 1
+
+
+class Keeping(Record):
+    """How a sandbox is kept.
+
+    `detached`: nobody stays with it but its launcher. `idle`: it has no command of its own.
+    `input`: its input stays open for those who attach. `auto_remove`: nothing is kept of it
+    once it is dead. `restarts`: how often it is started again after a failure. `log_max`: bytes
+    of output kept, the oldest go first.
+    """
+
+    detached: bool = False
+    idle: bool = False
+    input: bool = False
+    auto_remove: bool = False
+    restarts: int = 0
+    log_max: int = LOG_MAX
+
+
 class Task(Record):
     """What to run: `rootfs` is a path of the caller's, `env` its environment (None: os.environ).
 

@@ -11,8 +11,8 @@ from sandbox.errors import PolicyError
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.units import format_duration, format_size
-from sandbox.runtime.session import RunOptions, run_session
-from sandbox.runtime.task import Task, task_problems
+from sandbox.runtime.session import RunOptions, run_session, start_session
+from sandbox.runtime.task import LOG_MAX, Keeping, Task, task_problems
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,6 +89,33 @@ def endings(report: Report, policy: Policy) -> list[tuple[str, str]]:
     return found
 
 
+def _detach(parsed: Parsed, flags: Flags, policy: Policy, task: Task) -> int:
+    """Start the sandbox, print its id and leave it alone."""
+    keeping = Keeping(
+        detached=True,
+        input=parsed.has("--interactive"),
+        auto_remove=parsed.has("--rm"),
+        restarts=flags.run.get("--restart", 0),
+        log_max=flags.run.get("--log-max-size", LOG_MAX),
+    )
+    options = RunOptions(
+        status_fd=flags.run.get("--status-fd"), notify=_notifier(parsed), keep=keeping
+    )
+    folder = start_session(policy, task, options)
+    render.show(folder.id)
+    folder.close()
+    return 0
+
+
+def _contradictions(parsed: Parsed) -> tuple[str, ...]:
+    """What is said that has no meaning together."""
+    if parsed.has("--detach"):
+        wrong = [name for name in ("--report", "--pass-fd") if dict(parsed.values).get(name)]
+        return tuple(f"{name}: cannot be used with --detach" for name in wrong)
+    lone = [name for name in ("--restart", "--log-max-size") if parsed.text(name) is not None]
+    return tuple(f"{name}: is for sandboxes in the background: add --detach" for name in lone)
+
+
 def main(parsed: Parsed) -> int:
     """Run the command line and return the payload's exit code, or ours."""
     if parsed.has("--dry-run"):
@@ -97,12 +124,16 @@ def main(parsed: Parsed) -> int:
         return explain.main(parsed, program="sbx run")
     started = time.monotonic()
     flags = read_flags(parsed)
+    flags = flags.replace(problems=(*flags.problems, *_contradictions(parsed)))
     task = read_task(parsed, flags, "sbx run")
     policy = combine(parsed, flags, task, "sbx run")
     if parsed.has("--debug"):
         render.show_time("policy was ready", started)
+    if parsed.has("--detach"):
+        return _detach(parsed, flags, policy, task)
     options = RunOptions(
         stdin=0 if parsed.has("--interactive") else None,
+        keep=Keeping(),
         report_path=flags.run.get("--report"),
         status_fd=flags.run.get("--status-fd"),
         notify=_notifier(parsed),
