@@ -1,8 +1,9 @@
 """Folders that live as long as one run, and the removal of those that outlived theirs.
 
-Owns `$XDG_CACHE_HOME/sbx/runs`: each run's folder holds a lock file that the run keeps locked.
-The kernel drops the lock with the process, however it ended, so a folder whose lock is free
-belongs to nobody, and the next run removes it.
+Owns `$XDG_CACHE_HOME/sbx/runs`: each run keeps a lock on its folder. The kernel drops the lock
+with the process, however it ended, so a folder whose lock is free belongs to nobody, and the next
+run removes it. It is the folder itself that is locked: a file in it would go before the rest, and
+a folder that is being removed would look like one without an owner.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     Remove = Callable[[str, HostFacts], None]
 
 _GATE = ".gate"
-_LOCK = "lock"
 
 
 def runs_dir() -> str:
@@ -62,7 +62,7 @@ def make_workspace() -> Workspace:
         # Between mkdir and the lock the folder would look like one without an owner.
         fcntl.flock(gate, fcntl.LOCK_EX)
         os.mkdir(path, 0o700)
-        lock = _open_lock(f"{path}/{_LOCK}")
+        lock = _open_folder(path)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise SbxError(f"cannot create {path}", cause=(error.strerror or "").lower()) from error
@@ -102,7 +102,7 @@ def _claim(base: str, names: list[str]) -> list[tuple[str, int]]:
         for name in names:
             path = f"{base}/{name}"
             try:
-                lock = _open_lock(f"{path}/{_LOCK}")
+                lock = _open_folder(path)
             except OSError:
                 continue
             try:
@@ -110,10 +110,17 @@ def _claim(base: str, names: list[str]) -> list[tuple[str, int]]:
             except OSError:
                 os.close(lock)
                 continue
+            if not os.path.exists(path):  # removed by its owner meanwhile
+                os.close(lock)
+                continue
             claimed.append((path, lock))
     finally:
         os.close(gate)
     return claimed
+
+
+def _open_folder(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _open_lock(path: str) -> int:

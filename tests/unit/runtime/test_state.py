@@ -85,3 +85,18 @@ def test_a_folder_of_somebody_else_is_refused(cache: Path) -> None:
     (cache / "sbx/runs").symlink_to(cache / "elsewhere")
     with pytest.raises(SbxError, match="cannot trust"):
         make_workspace()
+
+
+def test_a_folder_that_is_being_removed_has_an_owner() -> None:
+    workspace = make_workspace()
+    os.mkdir(f"{workspace.path}/root")
+
+    def half(path: str, _facts: object) -> None:
+        for name in os.listdir(path):
+            if name != "root":
+                os.unlink(f"{path}/{name}")
+        assert reap_leftovers(FACTS, remove) == []
+        remove(path, FACTS)
+
+    workspace.close(FACTS, half)
+    assert not os.path.exists(workspace.path)
