@@ -69,6 +69,8 @@ def _no_memory_file(name: str, error: OSError) -> SetupError:
 
         reason, hint = explain_refused_call(number)
         cause = f"memfd_create: {cause}" + (f" ({reason})" if reason else "")
+    elif number == errno.EFBIG:
+        hint = "the limit of file sizes is too low: see ulimit -f"
     return SetupError(f"cannot keep the {name} in memory", cause=cause, hint=hint, errno=number)
 
 

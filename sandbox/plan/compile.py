@@ -177,6 +177,24 @@ def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _notes(policy: Policy, request: Request, ids: Ids) -> list[tuple[str, str]]:
+    notes = []
+    changes = request.storage == "overlay" and not policy.filesystem.read_only
+    mapped = [range(outside, outside + count) for _, outside, count in ids.outer_uids]
+    strangers = [uid for uid in request.owners if not any(uid in ids for ids in mapped)]
+    if changes and strangers:
+        cause = (
+            f"it belongs to user {strangers[0]} of this host, who has no number there; "
+            "--storage copy gives the run a copy of its own"
+        )
+        notes.append(("the root file system can hardly be changed inside", cause))
+    if policy.network.mode == "host" and policy.landlock.tcp:
+        where = policy.origin("landlock.tcp")
+        cause = f"landlock.tcp is true in {where}; a policy of your own can set it to false"
+        notes.append(("TCP is refused inside, also on the host's network", cause))
+    return notes
+
+
 def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     """Decide everything. Raises HostError and PolicyError, with nothing done so far."""
     if facts.arch != "x86_64":
@@ -213,4 +231,5 @@ def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         layers=_layers(policy, steps),
         identity=ids.kind,
         storage=request.storage,
+        notes=tuple(_notes(policy, request, ids)),
     )

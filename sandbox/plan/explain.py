@@ -15,6 +15,7 @@ def lines(plan: Plan) -> list[str]:
         f"{number:3}  {text:<{width}}  [{origin}]"
         for number, (text, origin) in enumerate(described, 1)
     ]
+    found += [f"note: {what}: {cause}" for what, cause in plan.notes]
     found += [f"lost: {d.lost} ({d.layer}): {d.cause}" for d in plan.degradations]
     return found
 
@@ -27,6 +28,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
             for n, s in enumerate(plan.steps, 1)
         ],
         "degradations": [dict(d) for d in plan.degradations],
+        "notes": [{"what": what, "cause": cause} for what, cause in plan.notes],
         "layers": list(plan.layers),
         "identity": plan.identity,
         "storage": plan.storage,

@@ -142,10 +142,38 @@ def _volumes(policy: Policy, request: Request, *, devices: bool) -> list[Step]:
     return steps
 
 
-def _own_files(policy: Policy) -> list[Step]:
+def _account_files(policy: Policy, request: Request, ids: Ids) -> dict[str, bytes]:
+    """The root's own passwd and group, each with a line more where the payload's id has none."""
+    passwd, group = request.accounts
+    name = "user" if b"user:" not in passwd + group else f"user{ids.uid}"
+    home = dict(policy.process.env).get("HOME", "")
+    home = home if home.startswith("/") and home.isprintable() and ":" not in home else "/tmp"
+    lines = (
+        ("/etc/passwd", passwd, ids.uid, f"{name}:x:{ids.uid}:{ids.gid}::{home}:/bin/sh\n"),
+        ("/etc/group", group, ids.gid, f"{name}:x:{ids.gid}:\n"),
+    )
+    found = {}
+    for path, content, number, line in lines:
+        known = [entry.split(b":")[2:3] for entry in content.split(b"\n")]
+        if number and content and [str(number).encode()] not in known:
+            found[path] = content.rstrip(b"\n") + b"\n" + line.encode()
+    return found
+
+
+def _own_files(policy: Policy, request: Request, ids: Ids) -> list[Step]:
     name = policy.process.hostname
     hosts = f"127.0.0.1 localhost {name}\n::1 localhost ip6-localhost ip6-loopback {name}\n"
-    return [Step(ops.File("/etc/hosts", hosts.encode(), 0), policy.origin("process.hostname"))]
+    origins = {"/etc/hosts": "process.hostname", "/etc/resolv.conf": "network.mode"}
+    files = {"/etc/hosts": hosts.encode(), **_account_files(policy, request, ids)}
+    for path, content in request.files:
+        files[path] = files.get(path, b"") + content
+    # What the user shows there is the user's: nothing is made in it, and nothing covers it.
+    given = {mount.target for mount in policy.filesystem.mounts}
+    return [
+        Step(ops.File(path, content, number), policy.origin(origins.get(path, "identity.user")))
+        for number, (path, content) in enumerate(files.items())
+        if not given & {"/etc", path}
+    ]
 
 
 def _covers(policy: Policy) -> list[Step]:
@@ -189,7 +217,7 @@ def mount_steps(
         else:
             inside.append(Step(op, policy.origin("filesystem.sys")))
     inside += sorted(_tmpfs(policy) + _volumes(policy, request, devices=False), key=_depth)
-    inside += _own_files(policy)
+    inside += _own_files(policy, request, ids)
     inside += _covers(policy)
     inside += _own_folders(request)
     if files.sys == "none" and request.storage == "bind":

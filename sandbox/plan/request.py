@@ -28,7 +28,10 @@ class Request(Record):
     bind sources by their policy path, `hidden` paths inside that would show folders of sbx
     itself, `pinned` the (folder, place inside, read-only) on the way there, `env` the caller's
     environment, `hard_limits` the caller's own hard limits by name (None = unlimited), `program`
-    the compiled filter, `warnings` what its profile named in vain.
+    the compiled filter, `warnings` what its profile named in vain. `owners` are the host's user
+    ids that own the root file system's top. `files` are (path inside, content) of the host's
+    files for a shared network, `accounts` the root's own passwd and group, looked up where the
+    payload's user has no line, b"" for what is no regular file.
     """
 
     rootfs: Source
@@ -43,6 +46,9 @@ class Request(Record):
     hard_limits: tuple[tuple[str, int | None], ...] = ()
     storage: str = "overlay"
     program: bytes = b""
+    owners: tuple[int, ...] = ()
+    files: tuple[tuple[str, bytes], ...] = ()
+    accounts: tuple[bytes, bytes] = (b"", b"")
 
     def source(self, path: str) -> Source | None:
         """The bind source for a policy path; None when an optional one was absent."""
@@ -72,10 +78,14 @@ class Step(Record):
 
 
 class Plan(Record):
-    """What will be done, in order, and what is said about it."""
+    """What will be done, in order, and what is said about it.
+
+    `notes` are (what, cause) of what might surprise, with all protection in force.
+    """
 
     steps: tuple[Step, ...]
     degradations: tuple[Degradation, ...]
     layers: tuple[str, ...]
     identity: str
     storage: str
+    notes: tuple[tuple[str, str], ...] = ()

@@ -8,6 +8,7 @@ import resource
 
 from sandbox.errors import PolicyError, RootfsError
 from sandbox.host.accounts import find_account
+from sandbox.host.inroot import read_file
 from sandbox.linux.paths import cache_dir, config_dir, private_dir, state_dir
 from sandbox.plan.identity import default_user
 from sandbox.plan.ops import RLIMITS
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from sandbox.host.facts import HostFacts
     from sandbox.policy.model import Policy
+
+_FILE_BYTES = 1 << 16
 
 
 def _source(path: str) -> Source:
@@ -107,6 +110,37 @@ def _hard_limits() -> tuple[tuple[str, int | None], ...]:
     return tuple(limits)
 
 
+def _owners(root: str) -> tuple[int, ...]:
+    """Who owns the root file system, as far as its top shows."""
+    found = [os.stat(root).st_uid]
+    try:
+        found.append(os.lstat(f"{root}/usr").st_uid)
+    except OSError:
+        pass
+    return tuple(found)
+
+
+def _host_files() -> tuple[tuple[str, bytes], ...]:
+    """What names are resolved with, for a run on the host's network."""
+    found = []
+    for path in ("/etc/resolv.conf", "/etc/hosts"):
+        try:
+            found.append((path, read_file("/", path, _FILE_BYTES)))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+def _accounts(root: str) -> tuple[bytes, bytes]:
+    found = []
+    for path in ("/etc/passwd", "/etc/group"):
+        try:
+            found.append(read_file(root, path, _FILE_BYTES))
+        except OSError:
+            found.append(b"")
+    return found[0], found[1]
+
+
 def gather(
     policy: Policy,
     facts: HostFacts,
@@ -137,10 +171,11 @@ def gather(
         cache_dir=cache_dir(),
         landlock_tcp=policy.landlock.tcp,
     )
+    account = find_account(root.path, user, policy.identity.group)
     return Request(
         rootfs=root,
         argv=argv,
-        account=find_account(root.path, user, policy.identity.group),
+        account=account,
         sources=_bind_sources(policy),
         hidden=hidden,
         pinned=pinned,
@@ -150,4 +185,7 @@ def gather(
         hard_limits=_hard_limits(),
         storage=storage,
         program=compiled.filter,
+        owners=_owners(root.path),
+        files=_host_files() if policy.network.mode == "host" else (),
+        accounts=(b"", b"") if account.name else _accounts(root.path),
     )

@@ -54,7 +54,8 @@ class Report(Record):
     `exit_code` is what `sbx run` exits with, `code` and `signal` are the payload's own.
     `output_dropped_bytes` came and were not delivered, whatever the reason. CPU times are of the
     whole sandbox, `peak_rss_bytes` of its largest process. `pid` is the host's number of the
-    sandbox's init. `layers` were in force; `degradations` were not.
+    sandbox's init. `layers` were in force; `degradations` were not. `notes` are (what, cause) of
+    what else there was to say of the plan.
     """
 
     name: str
@@ -78,12 +79,14 @@ class Report(Record):
     pid: int
     output_error: str = ""
     error: SbxError | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """The report for JSON, with its schema and the signal's name."""
         fields = dict(self)
         fields["layers"] = list(self.layers)
         fields["degradations"] = [dict(lost) for lost in self.degradations]
+        fields["notes"] = [{"what": what, "cause": cause} for what, cause in self.notes]
         fields["error"] = self.error.as_dict() if self.error else None
         name = signal_name(self.signal) if self.signal else None
         return {"schema": SCHEMA, **fields, "signal_name": name}
@@ -203,6 +206,7 @@ def make_report(
         identity=plan.identity,
         pid=outcome.started.pid if outcome.started else 0,
         output_error=(lost.strerror or "").lower() if lost else "",
+        notes=plan.notes,
     )
 
 

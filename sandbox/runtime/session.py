@@ -302,6 +302,8 @@ class _Session:
         self._plan, self._storage_reason = plan, reason
         for lost in plan.degradations:
             self._tell(f"without {lost.lost}", lost.cause)
+        for what, cause in plan.notes:
+            self._tell(what, cause)
         if layer:
             for what, cause in layer.record(plan):
                 self._tell(what, cause)
@@ -350,7 +352,7 @@ class _Session:
                 message,
                 program=options.program,
                 pass_fds=self._task.pass_fds,
-                merge_stderr=options.merge_stderr,
+                merge_stderr=options.merge_stderr or self._streams.one_output,
                 kept=self._kept.listen() if self._kept else None,
             )
             if self._kept:

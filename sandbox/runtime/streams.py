@@ -6,6 +6,8 @@ one. Opened before anything else of a run, while 0, 1 and 2 are still the caller
 
 from __future__ import annotations
 
+import os
+
 from sandbox.runtime.endpoint import Endpoint, open_endpoint
 from sandbox.runtime.output import Budget, Inflow, Outflow
 
@@ -45,6 +47,13 @@ class Streams:
         if endpoint:
             self._endpoints.append(endpoint)
         return endpoint
+
+    @property
+    def one_output(self) -> bool:
+        """Whether both outputs of the caller are one file: one pipe then keeps their order."""
+        ends = [end for end in (self._stdout, self._stderr) if isinstance(end, Endpoint)]
+        found = {(info.st_dev, info.st_ino) for info in (os.fstat(end.fd) for end in ends)}
+        return len(ends) == 2 and len(found) == 1
 
     def attach(self, launched: Launched, *, terminal: bool) -> None:
         """Take over the pipes. With a `terminal` the input waits for its master.

@@ -1,6 +1,7 @@
 """What is seen of the root file system, volumes and temporary folders, and what stays unchanged."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -233,3 +234,42 @@ def test_hosts_files_are_out_of_reach(sbx: Sbx, rootfs: Path, tmp_path: Path) ->
     )
     assert done.returncode != 0
     assert done.stdout == ""
+
+
+def test_nothing_is_made_in_a_volume_over_etc(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "hosts").write_text("mine\n")
+    for options in ((), ("--network", "host"), ("--user", "4321")):
+        done = sbx("run", *options, "-v", f"{tmp_path}/etc:/etc", rootfs, "ls", "-A", "/etc")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert list((tmp_path / "etc").iterdir()) == []
+    done = sbx("run", "-v", f"{tmp_path}/hosts:/etc/hosts", rootfs, "cat", "/etc/hosts")
+    assert (done.returncode, done.stdout) == (0, "mine\n")
+
+
+def test_a_root_of_somebody_else_is_told(
+    sbx: Sbx, debian: Path, debian_own: Path, tmp_path: Path
+) -> None:
+    what = "the root file system can hardly be changed inside"
+    report = tmp_path / "report"
+    done = sbx("run", "-u", "0", "--report", report, debian, "touch", "/usr/made")
+    assert done.returncode != 0
+    assert f"sbx: warning: {what}" in done.stderr
+    assert [note["what"] for note in json.loads(report.read_text())["notes"]] == [what]
+    assert sbx("explain", debian, "true").stdout.count(what) == 1
+    for words in ((debian_own,), ("--read-only", debian), ("--policy", "strict", debian)):
+        assert what not in sbx("run", *words, "true").stderr
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_root_of_somebody_else_can_be_changed(sbx: Sbx, debian: Path) -> None:
+    words = ("sh", "-c", "touch /usr/made && rm /usr/bin/gcc && echo changed")
+    done = sbx("run", "-u", "0", "--storage", "copy", debian, *words)
+    assert (done.returncode, done.stdout) == (0, "changed\n"), done.stderr
+
+
+def test_the_hosts_own_root_is_read_only_aloud(sbx: Sbx) -> None:
+    done = sbx("run", "/", "true")
+    assert done.returncode == 0
+    assert "the root is read-only in this run" in done.stderr
+    assert "read-only in this run" not in sbx("run", "--read-only", "/", "true").stderr

@@ -1,6 +1,7 @@
 """How the command is started: input, environment, folder, user, names, descriptors, namespaces."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,123 @@ def test_mount_is_refused(sbx: Sbx, rootfs: Path) -> None:
     *said, code, mounted = done.stdout.splitlines()
     assert (code, mounted) == ("32", "0"), done
     assert "permission denied" in said[0] or "not permitted" in said[0], done
+
+
+# ---- names ------------------------------------------------------------------------------------
+
+
+def test_the_payloads_user_has_a_name(sbx: Sbx, debian_own: Path) -> None:
+    before = (debian_own / "etc/passwd").read_bytes()
+    script = "whoami; id -gn; getent passwd $(id -u) | cut -d: -f6; tail -c1 /etc/group | wc -l"
+    for policy in ("default", "strict"):
+        done = sbx("run", "--policy", policy, "--user", "4321:4322", debian_own, "sh", "-c", script)
+        assert (done.returncode, done.stdout) == (0, "user\nuser\n/tmp\n1\n"), done.stderr
+    for user, name in (("0", "root"), ("daemon", "daemon")):
+        assert sbx("run", "--user", user, debian_own, "whoami").stdout == f"{name}\n"
+    assert (debian_own / "etc/passwd").read_bytes() == before
+
+
+def test_a_root_without_accounts_gets_none(sbx: Sbx, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    assert sbx("rootfs", "from-host", root, "sh", "ls").returncode == 0
+    for name in ("passwd", "group"):
+        (root / "etc" / name).unlink(missing_ok=True)
+        (root / "etc" / name).symlink_to("/nowhere")
+    done = sbx("run", "--user", "4321", root, "sh", "-c", "test -e /etc/passwd || echo none")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "none\n", "")
+
+
+# ---- limits of the caller -----------------------------------------------------------------------
+
+
+def limited(sbx: Sbx, limit: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """`sbx run` below a ulimit, which would strike a measurement of coverage as well."""
+    shell = f'ulimit {limit} && exec "$@"'
+    argv = ["bash", "-c", shell, "bash", sbx.path, "run", *map(str, words)]
+    env = {name: value for name, value in sbx.env.items() if not name.startswith("COVERAGE_")}
+    return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("limit", "word"), [("-n 16", "ulimit -n"), ("-f 0", "ulimit -f")])
+def test_limits_of_the_caller_that_are_too_low_are_named(
+    sbx: Sbx, rootfs: Path, limit: str, word: str
+) -> None:
+    done = limited(sbx, limit, rootfs, "true")
+    assert done.returncode == 125
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["-v 400000", "-s 512", "-l 0", "-i 0", "-c 0"])
+def test_other_limits_of_the_caller_are_no_hindrance(sbx: Sbx, rootfs: Path, limit: str) -> None:
+    done = limited(sbx, limit, rootfs, "sh", "-c", "echo fine")
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+# ---- the host's network -------------------------------------------------------------------------
+
+
+def test_the_hosts_network_comes_with_its_names(sbx: Sbx, rootfs: Path) -> None:
+    resolver = Path("/etc/resolv.conf")
+    script = "cat /etc/resolv.conf; echo --; cat /etc/hosts; echo x >> /etc/resolv.conf"
+    done = sbx("run", "--network", "host", "-u", "0", rootfs, "sh", "-c", script)
+    resolved, _, hosts = done.stdout.partition("--\n")
+    assert resolved == (resolver.read_text() if resolver.exists() else "")
+    assert hosts.startswith("127.0.0.1 localhost")
+    assert hosts.endswith(Path("/etc/hosts").read_text())
+    assert not (rootfs / "etc/resolv.conf").exists()
+    done = sbx("run", rootfs, "sh", "-c", "test -e /etc/resolv.conf || echo none")
+    assert done.stdout == "none\n"
+
+
+def test_tcp_that_landlock_refuses_is_said(sbx: Sbx, rootfs: Path) -> None:
+    done = sbx("run", "--network", "host", "--policy", "strict", rootfs, "true")
+    assert done.returncode == 0
+    assert "TCP is refused inside" in done.stderr
+    assert "landlock.tcp" in done.stderr
+    assert "TCP" not in sbx("run", "--network", "host", rootfs, "true").stderr
+
+
+# ---- the caller's outputs -----------------------------------------------------------------------
+
+_TURNS = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); echo $i >&2; i=$((i+1)); done"
+
+
+def test_outputs_that_are_one_file_keep_their_order(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    expected = [str(number) for number in range(400)]
+    with open(tmp_path / "log", "wb") as log:
+        for stdout in (subprocess.PIPE, log):
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": subprocess.STDOUT}
+            running = sbx.start("run", rootfs, "sh", "-c", _TURNS, **pipes)
+            output = running.communicate(timeout=60)[0]
+            assert running.returncode == 0
+            written = output if output is not None else (tmp_path / "log").read_bytes()
+            assert written.decode().split() == expected
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 141), (("-t",), 129)])
+def test_a_reader_that_leaves_ends_the_command(
+    sbx: Sbx, debian_own: Path, options: tuple[str, ...], code: int
+) -> None:
+    words = ("run", *options, "--timeout", "50s", debian_own, "yes")
+    running = sbx.start(*words, stdin=subprocess.DEVNULL)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert running.stdout.readline().strip() == b"y"
+    running.stdout.close()
+    assert running.wait(timeout=60) == code
+    assert running.stderr.read() == b""
+    running.stderr.close()
+
+
+def test_the_reader_of_one_output_may_leave(sbx: Sbx, rootfs: Path) -> None:
+    script = "echo first; sleep 0.3; echo second; echo $? >&2; exit 6"
+    words = ("run", rootfs, "sh", "-c", f"trap '' PIPE; {script}")
+    running = sbx.start(*words, stdin=subprocess.DEVNULL)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert running.stdout.readline() == b"first\n"
+    running.stdout.close()
+    assert running.wait(timeout=60) == 6
+    assert running.stderr.read().endswith(b"1\n")
+    running.stderr.close()

@@ -17,6 +17,7 @@ FIELDS = {
     "peak_rss_bytes",
     "layers",
     "degradations",
+    "notes",
     "storage",
     "network",
     "policy",
