@@ -13,7 +13,6 @@ from sandbox.cli.parse import misread
 from sandbox.errors import UsageError
 
 _NOT_YET = "not in this version"
-_IN_FOREGROUND = f"{_NOT_YET}: a sandbox runs in the foreground; use your shell's &"
 _NO_CGROUP = f"{_NOT_YET}: there are no limits for all processes together yet"
 _NO_PORTS = f"{_NOT_YET}: ports cannot be published; --network=host shows the host's network"
 _NO_IMAGES = f"{_NOT_YET}: ROOTFS is a folder, which an image is unpacked into first"
@@ -24,8 +23,6 @@ _KERNEL_FILES = "not needed: /proc, /dev and /sys are as the policy says"
 # Names, how many words follow as values, and what to do instead.
 _ROWS: tuple[tuple[str, int, str], ...] = (
     # docker and podman
-    ("--rm", 0, "not needed: nothing is left when the command ends"),
-    ("-d --detach", 0, _IN_FOREGROUND),
     ("-p --publish", 1, _NO_PORTS),
     ("-P --publish-all", 0, _NO_PORTS),
     ("-m --memory", 1, f"{_NO_CGROUP}; --ulimit as=BYTES bounds each process"),
@@ -43,7 +40,6 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("--stop-signal", 1, "put process.grace into a policy file; sbx itself sends TERM, then KILL"),
     ("--rootfs", 0, "not needed: the first word that is no option is ROOTFS"),
     ("--platform --pull", 1, _NO_IMAGES),
-    ("--restart", 1, _NOT_YET),
     ("-l --label --label-file --annotation --cidfile", 1, f"{_NOT_YET}; see --name and --report"),
     ("--log-driver --log-opt", 1, "output goes to where sbx's own goes; redirect it"),
     ("-a --attach", 1, "output is always attached; -i connects standard input"),
