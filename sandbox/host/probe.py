@@ -108,6 +108,7 @@ def masked_proc(mountinfo: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+_CAP_SETGID, _CAP_SETUID = 6, 7
 _HARMLESS = ("autofs", "binfmt_misc", "nfsd")  # they cover an empty folder: nothing is hidden
 
 
@@ -189,11 +190,43 @@ def _subordinate(
     """Both kinds of ranges, or neither and why."""
     from sandbox.host.subids import read_subids
 
+    if uid == 0 and (inner := _ids_of_this_namespace()) is not None:
+        return inner
     try:
         uids = read_subids("uid", name, uid, uid).ranges
         return uids, read_subids("gid", name, uid, gid).ranges, ""
     except SbxError as error:
         return (), (), f"{error.what}: {error.cause}"
+
+
+def _ids_of_this_namespace() -> (
+    tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...], str] | None
+):
+    """For root of a further user namespace: the ids there but 0. None in the first one."""
+    found = []
+    for kind, capability in (("uid", _CAP_SETUID), ("gid", _CAP_SETGID)):
+        lines = [line.split() for line in read_kernel_file(f"/proc/self/{kind}_map").split("\n")]
+        extents = [(int(first), int(count)) for first, _, count in filter(None, lines)]
+        if extents == [(0, 0xFFFFFFFF)]:
+            return None
+        ranges = tuple(
+            (max(first, 1), count - (first == 0)) for first, count in extents if first or count > 1
+        )
+        if not ranges:
+            return (), (), "the user namespace that this program runs in has no other ids"
+        if not _effective() >> capability & 1:
+            cause = (
+                f"root of this user namespace has no right to map others (CAP_SET{kind.upper()})"
+            )
+            return (), (), cause
+        found.append(ranges)
+    return found[0], found[1], ""
+
+
+def _effective() -> int:
+    """The effective capabilities of this process as a mask."""
+    words = [line for line in _restrictions() if line.startswith("CapEff:")]
+    return int(words[0].partition("\t")[2], 16) if words else 0
 
 
 def _userns_error(outcome: Outcome) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sandbox.errors import HostError
+from sandbox.errors import HostError, PolicyError
 from sandbox.plan import ops
 from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
 from sandbox.plan.network import hold_steps, network_mode, network_steps
 from sandbox.plan.request import Degradation, Plan, Step, give_up
 from sandbox.plan.security import bound, security_steps
+from sandbox.policy.model import LAYERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +197,38 @@ def _notes(policy: Policy, request: Request, ids: Ids) -> list[tuple[str, str]]:
 
 
 def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
-    """Decide everything. Raises HostError and PolicyError, with nothing done so far."""
+    """Decide everything. Raises HostError and PolicyError, with nothing done so far.
+
+    All layers that the policy demands and this host lacks are named at once.
+    """
+    try:
+        return _compile(policy, facts, request)
+    except HostError as error:
+        refusals = [(layer, _refusal(policy, layer, facts, request)) for layer in LAYERS]
+        lacks = [(layer, found) for layer, found in refusals if found]
+        if len(lacks) < 2:
+            raise
+        raise HostError(
+            "this host lacks what the policy demands",
+            problems=tuple(f"{layer}: {found.what}: {found.cause}" for layer, found in lacks),
+            hint='see "sbx doctor", or use a policy whose on_missing says "degrade" for these',
+        ) from error
+
+
+def _refusal(policy: Policy, layer: str, facts: HostFacts, request: Request) -> HostError | None:
+    """How the policy would fail if it demanded that one layer, as far as it does."""
+    if not policy.refuses(layer):
+        return None
+    try:
+        _compile(policy.replace(on_missing=((layer, "refuse"),)), facts, request)
+    except HostError as error:
+        return error
+    except PolicyError:  # of a run that is refused anyway
+        return None
+    return None
+
+
+def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     if facts.arch != "x86_64":
         raise HostError(
             f"cannot make sandboxes on {facts.arch}",

@@ -51,6 +51,9 @@ def _translate(extents: Extents, inside: int) -> int | None:
 def _missing_ranges(facts: HostFacts) -> tuple[str, str, str] | None:
     """What keeps this caller from mapping a range: (what, cause, hint), None when nothing."""
     name = facts.user_name or str(facts.uid)
+    if facts.uid == 0:  # maps without helpers
+        hint = "run sbx in a container that has more ids, and lets its root map them"
+        return ("cannot map other ids", facts.subids_error, hint) if facts.subids_error else None
     for kind, ranges in (("uid", facts.subuids), ("gid", facts.subgids)):
         if not ranges:
             return (
@@ -130,7 +133,7 @@ def choose_ids(policy: Policy, facts: HostFacts, account: Account) -> tuple[Ids,
             hint="choose another user with --user, or another policy",
         )
     lost: list[Degradation] = []
-    missing = None if facts.uid == 0 else _missing_ranges(facts)
+    missing = _missing_ranges(facts)
     if policy.identity.map != "single" and not missing:
         ids = _ranged(policy.identity.map, uid, gid, facts)
         if ids.outer_uid(uid) is None or ids.outer_gid(gid) is None:

@@ -300,3 +300,37 @@ def test_ranges_that_cannot_be_read_are_none_for_a_reason(
     assert facts.subuids == facts.subgids == ()
     assert facts.subids_error == "cannot read /etc/subuid: permission denied"
     assert not (state / "facts").exists()
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "gid_map", "capabilities", "expected"),
+    [
+        ("0 0 4294967295", "0 0 4294967295", 0, None),
+        ("0 1000 1", "0 1000 1", -1, ((), (), "no other ids")),
+        ("0 1000 1\n1 100000 65536", "0 1000 1", -1, ((), (), "no other ids")),
+        ("0 1000 1\n1 100000 9", "0 1000 2\n5 7 1", -1, (((1, 9),), ((1, 1), (5, 1)), "")),
+        ("0 100000 65536", "0 100000 65536", -1, (((1, 65535),), ((1, 65535),), "")),
+        ("0 100000 9", "0 100000 9", 1 << 7, ((), (), "CAP_SETGID")),
+        ("0 100000 9", "0 100000 9", 1 << 6, ((), (), "CAP_SETUID")),
+    ],
+)
+def test_root_of_a_container_has_what_is_mapped_there(
+    monkeypatch: pytest.MonkeyPatch,
+    uid_map: str,
+    gid_map: str,
+    capabilities: int,
+    expected: tuple[object, object, str] | None,
+) -> None:
+    texts = {
+        "/proc/self/uid_map": uid_map,
+        "/proc/self/gid_map": gid_map,
+        "/proc/self/status": f"CapEff:\t{capabilities & (1 << 41) - 1:016x}\n",
+    }
+    monkeypatch.setattr(probe, "read_kernel_file", texts.__getitem__)
+    found = probe._ids_of_this_namespace()
+    if expected is None or found is None:
+        assert found is expected
+    else:
+        assert found[:2] == expected[:2]
+        assert expected[2] in found[2]
+        assert bool(found[2]) == bool(expected[2])

@@ -156,6 +156,19 @@ def test_without_landlock(facts: HostFacts, name: str) -> None:
     assert lost == ([] if name == "permissive" else [("all file and socket rules", NO_LANDLOCK)])
 
 
+def test_all_that_is_missing_is_told_at_once(facts: HostFacts) -> None:
+    poor = facts.replace(landlock_abi=0, proc_error="covered", newuidmap="", seccomp=False)
+    with pytest.raises(HostError) as refusal:
+        compile_plan(strict(), poor, make_request())
+    lines = [line.partition(":")[0] for line in refusal.value.problems]
+    assert lines == ["subids", "landlock", "seccomp", "proc"]
+    assert "cannot mount /proc for the sandbox: covered" in refusal.value.problems[-1]
+    demanding = strict().replace(on_missing=(("proc", "refuse"), ("subids", "degrade")))
+    with pytest.raises(HostError, match="cannot mount /proc") as refusal:
+        compile_plan(demanding, poor, make_request())
+    assert refusal.value.problems == ()
+
+
 def test_no_user_namespace_no_plan(policy: Policy, facts: HostFacts) -> None:
     with pytest.raises(HostError, match="user namespace"):
         compile_plan(policy, facts.replace(userns_error="not permitted"), make_request())
