@@ -20,17 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandbox.host.facts import HostFacts
-    from sandbox.policy.model import Policy
+    from sandbox.policy.model import Mount, Policy
 
 _FILE_BYTES = 1 << 16
 
 
-def _source(path: str) -> Source:
-    found = os.stat(path)
-    return Source(path, found.st_dev, found.st_ino, found.st_mode)
+def _source(path: str) -> tuple[Source, str]:
+    """What is at `path`, and its path without links: both of one file, whatever is exchanged."""
+    opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        found = os.fstat(opened)
+        real = os.readlink(f"/proc/self/fd/{opened}")
+    finally:
+        os.close(opened)
+    return Source(path, found.st_dev, found.st_ino, found.st_mode), real
 
 
-def _rootfs(path: str) -> Source:
+def _rootfs(path: str) -> tuple[Source, str]:
     absolute = os.path.abspath(path)
     try:
         return _source(absolute)
@@ -42,12 +48,12 @@ def _rootfs(path: str) -> Source:
         ) from error
 
 
-def _bind_sources(policy: Policy) -> tuple[Source, ...]:
+def _bind_sources(policy: Policy) -> list[tuple[Mount, Source, str]]:
     """Every bind source as it is now; all that cannot be used are named together."""
     found, problems = [], []
     for mount in policy.filesystem.mounts:
         try:
-            found.append(_source(mount.source))
+            found.append((mount, *_source(mount.source)))
         except OSError as error:
             if mount.optional and error.errno == errno.ENOENT:
                 continue
@@ -58,30 +64,26 @@ def _bind_sources(policy: Policy) -> tuple[Source, ...]:
             problems=tuple(problems),
             hint="create them on the host, or mark the mounts optional",
         )
-    return tuple(found)
+    return found
 
 
 def _own_folders(
-    policy: Policy, rootfs: str, storage: str
+    keep: str | None, bound: list[tuple[str, str, bool]]
 ) -> tuple[tuple[str, ...], tuple[tuple[Source, str, bool], ...]]:
     """Where bound folders would show sbx's own: a sandbox that could write there could choose the
     policy or the filter of the next one. They are made first, so as to be there to be covered.
 
-    Returns the places inside and, parents first, the folders on the way to them.
+    `bound`: (path without links, place inside, read-only). Returns the places inside and, parents
+    first, the folders on the way to them.
     """
     hidden: list[str] = []
     pinned: dict[str, tuple[Source, str, bool]] = {}
-    keep = policy.filesystem.persist
-    bound = [(m.source, m.target, m.read_only) for m in policy.filesystem.mounts]
-    if storage != "copy":
-        bound.insert(0, (rootfs, "", False))
-    for path, target, read_only in bound:
-        source = os.path.realpath(path)
+    for source, target, read_only in bound:
         for own in (cache_dir(), config_dir(), state_dir(), *((keep,) if keep else ())):
             real = os.path.realpath(own)
             if target and (source == real or source.startswith(f"{real}/")):
                 raise PolicyError(
-                    f"cannot bind {path}",
+                    f"cannot bind {source}",
                     cause=f"it belongs to sbx itself: {own}",
                     hint="bind another folder",
                 )
@@ -97,7 +99,7 @@ def _own_folders(
                 continue
             for depth in range(1, len(parts)):
                 place = "/".join((target, *parts[:depth]))
-                folder = _source("/".join((source.rstrip("/"), *parts[:depth])))
+                folder, _ = _source("/".join((source.rstrip("/"), *parts[:depth])))
                 pinned.setdefault(place, (folder, place, read_only))
     return tuple(hidden), tuple(pinned.values())
 
@@ -155,7 +157,7 @@ def gather(
 
     Raises RootfsError and PolicyError.
     """
-    root = _rootfs(rootfs)
+    root, real = _rootfs(rootfs)
     if policy.filesystem.persist:
         from sandbox.services.storage.layer import check_place
 
@@ -163,7 +165,10 @@ def gather(
     user = policy.identity.user
     if user is None:
         user = default_user(policy, facts)
-    hidden, pinned = _own_folders(policy, root.path, storage)
+    sources = _bind_sources(policy)
+    bound = [(real, "", False)] if storage != "copy" else []
+    bound += [(path, mount.target, mount.read_only) for mount, _, path in sources]
+    hidden, pinned = _own_folders(policy.filesystem.persist, bound)
     compiled = build(
         policy.seccomp,
         nested=policy.namespaces.nested,
@@ -176,7 +181,7 @@ def gather(
         rootfs=root,
         argv=argv,
         account=account,
-        sources=_bind_sources(policy),
+        sources=tuple(source for _, source, _ in sources),
         hidden=hidden,
         pinned=pinned,
         warnings=compiled.warnings,
