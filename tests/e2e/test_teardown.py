@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Sbx
+from tests.support.user import children
 
 TREE = "sleep 300 & (sleep 300 &) ; sh -c 'trap \"\" TERM INT HUP; sleep 300' & echo ready; wait"
-
-
-def children(pid: int) -> list[int]:
-    """The direct children of a process."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def start_tree(sbx: Sbx, rootfs: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -7,26 +7,16 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Sbx
 from tests.support import probe
-from tests.support.user import Belongings, wait_until_gone
+from tests.support.user import Belongings, children, wait_until_gone
 
 GONE_WITHIN_S = 2.0
 EVIL = b"a\x1b]0;own\x07\xc2\x9b31m\xe2\x80\xae\xe2\x81\xa6\xff\x7f\rz"
-
-
-def children(pid: int) -> list[int]:
-    """The direct children of a process."""
-    try:
-        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [int(word) for word in words]
 
 
 def finish(running: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -100,31 +90,6 @@ def test_a_killed_part_takes_the_tree_along(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(line.split()[1].rstrip(":")), signal.SIGKILL)
     assert left == []
-
-
-@pytest.mark.parametrize("part", ["python", "launcher", "init"])
-@pytest.mark.parametrize("delay_ms", [0, 5, 10, 15, 20, 25, 30, 40, 60])
-def test_killed_while_it_starts(sbx: Sbx, attack_rootfs: Path, part: str, delay_ms: int) -> None:
-    before = Belongings.look(sbx.cache)
-    running = sbx.start("run", attack_rootfs, "/attack", "tree")
-    time.sleep(delay_ms / 1000)
-    chain = [running.pid]
-    end = time.monotonic() + 5
-    wanted = ("python", "launcher", "init").index(part)
-    while len(chain) <= wanted and time.monotonic() < end:
-        chain += children(chain[-1])[:1]
-    os.kill(chain[wanted], signal.SIGKILL)
-    finish(running)
-    assert wait_until_gone(before, sbx.cache, GONE_WITHIN_S) == []
-
-
-@pytest.mark.parametrize("init", ["--init", "--no-init"])
-def test_a_daemon_dies_with_its_command(sbx: Sbx, attack_rootfs: Path, init: str) -> None:
-    before = Belongings.look(sbx.cache)
-    began = time.monotonic()
-    assert sbx("run", init, attack_rootfs, "/attack", "daemon", "7").returncode == 7
-    assert time.monotonic() - began < 5
-    assert wait_until_gone(before, sbx.cache, GONE_WITHIN_S) == []
 
 
 # ---- the status, the streams, the limits of sbx's own processes ---------------------------------

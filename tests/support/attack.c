@@ -49,7 +49,9 @@ static int tree(int unused)
 		if (fork() == 0) {
 			setsid();
 			prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
-			wait_for_ever();
+			if (fork() == 0)
+				wait_for_ever();
+			_exit(0);
 		}
 	prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
 	say("ready\n");
@@ -358,6 +360,48 @@ static int signal_everybody(int unused)
 	return say("done\n");
 }
 
+static int same_file(const struct stat *one, const struct stat *two)
+{
+	return one->st_dev == two->st_dev && one->st_ino == two->st_ino;
+}
+
+/* Take hold of every other program through its process, for `ms` milliseconds, and try to write
+ * to it, directly and through the descriptor once its process may have ended. */
+static int take_programs(int ms)
+{
+	static int held[MANY];
+	int opened = 0, written = 0;
+	char path[64];
+	struct stat own, other;
+	struct timespec now, begin;
+	stat("/proc/self/exe", &own);
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		for (int pid = 1; pid < 64; pid++) {
+			snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+			int fd = open(path, O_RDONLY | O_CLOEXEC);
+			if (fd < 0)
+				continue;
+			if (fstat(fd, &other) < 0 || same_file(&own, &other) || opened >= MANY)
+				close(fd);
+			else
+				held[opened++] = fd;
+			fd = open(path, O_WRONLY | O_CLOEXEC);
+			if (fd >= 0)
+				written += write(fd, "evil", 4) > 0;
+			close(fd);
+		}
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 < ms);
+	for (int i = 0; i < opened; i++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", held[i]);
+		int fd = open(path, O_WRONLY | O_CLOEXEC);
+		written += fd >= 0 && write(fd, "evil", 4) > 0;
+	}
+	printf("opened %d of others, wrote to %d\n", opened, written);
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(int);
@@ -384,6 +428,7 @@ static const struct {
 	{ "forge", forge_status },
 	{ "group", claim_session },
 	{ "everybody", signal_everybody },
+	{ "exes", take_programs },
 };
 
 int main(int argc, char **argv)

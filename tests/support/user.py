@@ -79,6 +79,14 @@ def _command(pid: int) -> str:
     return words.replace(b"\0", b" ").decode("utf-8", "replace")
 
 
+def children(pid: int) -> list[int]:
+    """The direct children of a process."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 @dataclass(frozen=True)
 class Belongings:
     """A moment's processes, mounts and folders of runs."""
