@@ -55,6 +55,7 @@ _BOUNDS: dict[str, tuple[float, Callable[[Any], str]]] = {
     "filesystem.inodes": (model.DEFAULT_INODES, str),
     "filesystem.shm": (model.DEFAULT_SHM, format_size),
     "process.timeout": (_UNBOUNDED, format_duration),
+    "process.grace": (0, format_duration),
     "process.output_limit": (_UNBOUNDED, format_size),
 }
 
@@ -96,16 +97,21 @@ def _ranked(parent: model.Policy, child: model.Policy) -> Iterable[str]:
 
 def _listed(parent: model.Policy, child: model.Policy) -> Iterable[str]:
     for key in (*_GRANTS, *_DENIALS):
-        if key == "seccomp.groups" and parent.seccomp.base != "deny":
-            continue  # groups mean nothing above an allow-list; the change of base is named
-        if key == "filesystem.masked" and child.filesystem.proc == "pid":
-            continue  # what would be masked is not there
+        if key == "seccomp.groups" and not parent.seccomp.base == child.seccomp.base == "deny":
+            continue  # groups mean nothing without a deny-list; a wider base is named
         grants = key in _GRANTS
         old, new = _get(parent, key), _get(child, key)
         more, less = (new, old) if grants else (old, new)
-        changed = [item for item in more if item not in less]
+        changed = [item for item in more if item not in less and not _absent(child, item)]
         if changed:
             yield f"{key}: {'adds' if grants else 'drops'} {', '.join(changed)}"
+
+
+def _absent(policy: model.Policy, item: str) -> bool:
+    """Whether a path that would be masked or locked does not exist inside at all."""
+    files = policy.filesystem
+    of_proc = files.proc == "pid" and item.startswith("/proc/")
+    return of_proc or (files.sys == "none" and item.startswith("/sys/"))
 
 
 def _bounded(parent: model.Policy, child: model.Policy) -> Iterable[str]:
@@ -158,17 +164,31 @@ def _limits(parent: model.Policy, child: model.Policy) -> Iterable[str]:
         new = wanted.get(old.name)
         if new is None:
             yield f"rlimits.{old.name}: is the caller's own again"
-        elif _above(new.soft, old.soft) or _above(new.hard, old.hard):
+        elif _above(old.name, new.soft, old.soft) or _above(old.name, new.hard, old.hard):
             yield f"rlimits.{old.name}: {format_rlimit(old)} becomes {format_rlimit(new)}"
 
 
-def _above(new: int | None, old: int | None) -> bool:
+def _above(name: str, new: int | None, old: int | None) -> bool:
+    if name == "core" and 1 in (new, old):
+        # core(5): of all values, 0 included, only 1 keeps the host's core handler from running.
+        return new != 1
     return old is not None and (new is None or new > old)
 
 
+def _is_root(identity: model.Identity) -> bool:
+    by_default = identity.user is None and identity.map == "range" and identity.root
+    return by_default or identity.user in {0, "root"}
+
+
+def _is_name(user: int | str | None, before: int | str | None) -> bool:
+    return isinstance(user, str) and user != before
+
+
 def _others(parent: model.Policy, child: model.Policy) -> Iterable[str]:
-    if child.identity.user in {0, "root"} and parent.identity.user not in {0, "root"}:
+    if _is_root(child.identity) and not _is_root(parent.identity):
         yield "identity.user: the payload has user id 0"
+    elif child.identity.root and _is_name(child.identity.user, parent.identity.user):
+        yield f"identity.user: ROOTFS decides which number {quote(child.identity.user)} has"
     if child.seccomp.profile and child.seccomp.profile != parent.seccomp.profile:
         yield f"seccomp.profile: {quote(child.seccomp.profile)} replaces the filter"
     if parent.seccomp.profile and not child.seccomp.profile:
@@ -177,6 +197,8 @@ def _others(parent: model.Policy, child: model.Policy) -> Iterable[str]:
     for name, value in child.sysctls:
         if settings.get(name) != value:
             yield f"sysctls.{name}: set to {quote(value)}"
+    for name in settings.keys() - dict(child.sysctls).keys():
+        yield f"sysctls.{name}: is not set any more"
     for layer in model.LAYERS:
         if parent.refuses(layer) and not child.refuses(layer):
             yield f"on_missing.{layer}: refuse becomes degrade"
