@@ -21,7 +21,8 @@ from sandbox.launcher.spawn import Program
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.runtime.report import Report
-from sandbox.runtime.session import RunOptions, Task, run_session
+from sandbox.runtime.session import RunOptions, run_session
+from sandbox.runtime.task import Task
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "helpers/launcher").glob("*.c"), ROOT / "helpers/newuidmap_wrapper/idmap.c"]
