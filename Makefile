@@ -3,7 +3,7 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench native fuzz clean
+.PHONY: help setup run test lint bench native fuzz containment clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
@@ -11,7 +11,8 @@ help:
 	@echo "make setup   install what is missing, build, and install sbx into a virtual environment"
 	@echo "make lint    ruff, mypy --strict"
 	@echo "make native  C tests with AddressSanitizer and UBSan, and a short fuzz of the decoder"
-	@echo "make fuzz    a longer fuzz of the decoder (FUZZ_SECONDS, default 300)"
+	@echo "make fuzz    a longer fuzz of the decoder (FUZZ_SECONDS, default 300) and of all Python readers"
+	@echo "make containment  run the probe under sbx and its peers, write docs/containment.md"
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
 	@echo "make clean   remove what was built"
 
@@ -31,7 +32,10 @@ native:
 	@$(DO) packages-test venv-dev native
 
 fuzz:
-	@$(DO) packages-test venv-dev fuzz
+	@$(DO) packages-test user venv-dev build fuzz
+
+containment:
+	@$(DO) packages-run packages-peers user venv-dev build containment
 
 bench:
 	@$(DO) packages-test user venv build debian bench

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support import capabilities
+from tests.support.fuzzing import FACTOR, examples
 from tests.support.user import Belongings, adopting_orphans, wait_until_gone
 
 DEADLINE_S = 120
@@ -29,7 +30,13 @@ HOST_PROGRAMS = (
 
 
 # The tree may be read-only, and what a test tries must not depend on what an earlier run found.
-settings.register_profile("sbx", database=None, deadline=None, derandomize="SBX_CI" in os.environ)
+settings.register_profile(
+    "sbx",
+    database=None,
+    deadline=None,
+    derandomize="SBX_CI" in os.environ,
+    max_examples=examples(100),
+)
 settings.load_profile("sbx")
 
 
@@ -56,10 +63,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what looks for counter-examples, for `make fuzz`."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("fuzz")
+
+
 @pytest.fixture(autouse=True)
 def deadline(request: pytest.FixtureRequest) -> Iterator[None]:
     """End a test that hangs, with the place where it hangs."""
     limit = SLOW_DEADLINE_S if request.node.get_closest_marker("slow") else DEADLINE_S
+    limit *= FACTOR
 
     def expire(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise TimeoutError(f"the test took more than {limit} s")

@@ -182,6 +182,27 @@ def test_own_folders_do_not_show(
     assert own_files(home) == ["mark", "mark"]
 
 
+@pytest.mark.parametrize("policy", ["strict", "default", "permissive"])
+def test_own_folders_behind_links_do_not_show(
+    sbx: Sbx, rootfs: Path, tmp_path: Path, policy: str
+) -> None:
+    """HOME and the XDG folders are links; what they lead to is bound twice, once by its parent."""
+    real = tmp_path / "disk/home"
+    for name in OWN:
+        (real / name).mkdir(parents=True, mode=0o700)
+        (real / name / "mark").write_text("ours")
+    (tmp_path / "home").symlink_to("disk/home")
+    (tmp_path / "cache").symlink_to("home/.cache")
+    env = {k: v for k, v in sbx.env.items() if not k.startswith("XDG_")}
+    env |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    linked = Sbx(sbx.path, sbx.home, env)
+    binds = ("-v", f"{tmp_path}/home:/h", "-v", f"{tmp_path}:/up", "-v", f"{real}:/other:ro")
+    looks = [LOOK, LOOK.replace("/h/", "/up/disk/home/"), LOOK.replace("/h/", "/other/")]
+    done = linked("run", "--policy", policy, *binds, rootfs, "sh", "-c", "\n".join(looks))
+    assert "mark" not in done.stdout, done
+    assert own_files(real) == ["mark", "mark"]
+
+
 def test_own_folders_cannot_be_moved_away(bound_home: tuple[Sbx, Path], rootfs: Path) -> None:
     """A new folder at the old name would hold the next run's policy and filter."""
     sbx, home = bound_home

@@ -45,7 +45,7 @@ user_home() { getent passwd "$(user_name)" | cut -d: -f6; }
 as_user() {
     home=$(user_home)
     set -- env -i HOME="$home" USER="$(user_name)" LANG=C.UTF-8 PATH="$venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" \
-        ${SBX_CI:+SBX_CI=$SBX_CI} ${XDG_RUNTIME_DIR:+XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR} \
+        ${SBX_CI:+SBX_CI=$SBX_CI} ${SBX_FUZZ_FACTOR:+SBX_FUZZ_FACTOR=$SBX_FUZZ_FACTOR} ${XDG_RUNTIME_DIR:+XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR} \
         SBX_TEST_SBX="$venv/bin/sbx" SBX_TEST_DEBIAN="$(debian_path)" SBX_TEST_DEBIAN_OWN="$(debian_own_path)" "$@"
     if [ "$(id -u)" = 0 ]; then
         (cd "$home" && exec setpriv --reuid="$test_user" --regid="$test_user" --init-groups \
@@ -93,6 +93,12 @@ packages_test() {
         say "some packages of the tests are missing: the tests that need them will skip"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
         say "clang is missing: the decoder is fuzzed without coverage feedback"
+}
+
+packages_peers() {
+    for peer in bubblewrap crun podman firejail; do
+        apt_install $peer || say "$peer cannot be installed: the comparison leaves it out"
+    done
 }
 
 # ---- the unprivileged user --------------------------------------------------------------------
@@ -302,6 +308,14 @@ bench() {
     as_user env ${BENCH_ROUNDS:+BENCH_ROUNDS=$BENCH_ROUNDS} sh -c 'cd "$1" && exec "$2" -m bench' sh "$source" "$venv/bin/python"
 }
 
+containment() {
+    sync_source
+    say "the probe under sbx and its peers: docs/containment.md"
+    as_user sh -c 'cd "$1" && exec "$2" -m tests.support.containment "$3"' \
+        sh "$source" "$venv/bin/python" "$venv/bin/sbx" >"$state/containment.md"
+    cp "$state/containment.md" "$checkout/docs/containment.md"
+}
+
 where() {
     say "sbx is installed: $venv/bin/sbx"
     [ "$(id -u)" != 0 ] || say "try it as the user $test_user, for example with: runuser -u $test_user -- $venv/bin/sbx doctor"
@@ -323,7 +337,12 @@ for word; do
         build) build ;;
         lint) (lint) ;;
         native) (native) ;;
-        fuzz) (FUZZ_SECONDS=${FUZZ_SECONDS:-300} FUZZ_MULTIPLIER=30; native) ;;
+        fuzz)
+            (FUZZ_SECONDS=${FUZZ_SECONDS:-300} FUZZ_MULTIPLIER=30; native)
+            (export SBX_FUZZ_FACTOR="${SBX_FUZZ_FACTOR:-20}"; PYTEST_ARGS="-m fuzz tests/unit"; run_pytest)
+            ;;
+        packages-peers) packages_peers ;;
+        containment) containment ;;
         debian) make_debian ;;
         pytest) run_pytest ;;
         demo) demo ;;

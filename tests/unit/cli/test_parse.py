@@ -11,6 +11,7 @@ from sandbox.cli import front
 from sandbox.cli.options import GROUPS, RUN_OPTIONS
 from sandbox.cli.parse import Parsed, command_words, given_flags, parse
 from sandbox.errors import UsageError
+from tests.support.fuzzing import examples
 
 NAMES = [name for option in RUN_OPTIONS for name in option.names]
 NEGATIVES = [option.negative for option in RUN_OPTIONS if option.kind == "negatable"]
@@ -37,7 +38,7 @@ def words_of_options() -> st.SearchStrategy[list[str]]:
     return st.one_of(alone, joined, glued, apart)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.lists(words_of_options(), max_size=5).map(lambda found: [w for part in found for w in part]),
     st.lists(TEXTS, max_size=4),
@@ -47,7 +48,7 @@ def test_both_readers_agree(options: list[str], rest: list[str]) -> None:
     assert parse(words) == click_parse(words)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.text(alphabet="-=aeitv:/.", max_size=5), max_size=7))
 def test_both_readers_agree_on_noise(words: list[str]) -> None:
     assert parse(words) == click_parse(words)

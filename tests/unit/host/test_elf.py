@@ -17,6 +17,7 @@ from sandbox.host.elf import (
     read_shebang,
 )
 from tests.support.elf_maker import AARCH64, I386, OBJECT, X86_64, elf_bytes, write_elf
+from tests.support.fuzzing import examples
 
 FULL = elf_bytes(
     interp="/lib64/ld.so",
@@ -122,7 +123,7 @@ def test_read_elf_tells_other_files_from_missing_ones(tmp_path: Path) -> None:
         read_elf(str(tmp_path / "none"))
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=examples(300), deadline=None, database=None)
 @given(st.data())
 def test_any_damage_to_the_header_is_an_elf_error(data: st.DataObject) -> None:
     raw = bytearray(FULL)
@@ -135,7 +136,7 @@ def test_any_damage_to_the_header_is_an_elf_error(data: st.DataObject) -> None:
 
 
 @settings(
-    max_examples=200,
+    max_examples=examples(200),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

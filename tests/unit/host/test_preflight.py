@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sandbox.host.preflight import explain_exec_failure
 from tests.support.elf_maker import AARCH64, I386, OBJECT, X86_64, elf_bytes, write_elf
+from tests.support.fuzzing import examples
 
 PATH = "/usr/bin:/bin"
 MACHINES = {"x86_64": X86_64, "aarch64": AARCH64}
@@ -278,7 +279,7 @@ _HOSTILE = st.one_of(
 
 
 @settings(
-    max_examples=400,
+    max_examples=examples(400),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

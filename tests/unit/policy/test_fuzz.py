@@ -15,6 +15,7 @@ from sandbox.policy.load import load_policy
 from sandbox.policy.merge import Layer, build_policy
 from sandbox.policy.schema import SECTIONS, TABLES, TOP
 from sandbox.policy.show import describe
+from tests.support.fuzzing import examples
 
 _WORDS = (
     "strict default ALL CHOWN /tmp /data /proc /dev/shm /../x // 5m 1G 50% 1:2 unlimited inherit "
@@ -61,7 +62,7 @@ SHAPED = st.fixed_dictionaries(
 ANY = st.one_of(SHAPED, st.dictionaries(st.one_of(WORDS, st.text(max_size=9)), VALUES, max_size=5))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ANY, max_size=3))
 def test_dictionaries(datas: list[dict[str, Any]]) -> None:
     layers = [Layer(f"{number}.toml", data) for number, data in enumerate(datas)]
@@ -76,7 +77,7 @@ def test_dictionaries(datas: list[dict[str, Any]]) -> None:
 
 
 @settings(
-    max_examples=300,
+    max_examples=examples(300),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -104,7 +105,7 @@ TOML_VALUES = st.sampled_from(_TOML_VALUES.split())
 
 
 @settings(
-    max_examples=200,
+    max_examples=examples(200),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

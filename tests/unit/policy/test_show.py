@@ -15,6 +15,7 @@ from sandbox.errors import PolicyError
 from sandbox.policy import model, show
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import Layer, build_policy
+from tests.support.fuzzing import examples
 
 BUILT_IN = ("strict", "default", "ci", "permissive")
 
@@ -104,7 +105,7 @@ POLICIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(BUILT_IN), POLICIES)
 def test_any_policy(base: str, data: dict[str, Any]) -> None:
     try:

@@ -28,6 +28,7 @@ from sandbox.seccomp.rules import (
     spec_of,
 )
 from tests.support import bpf
+from tests.support.fuzzing import examples
 
 if TYPE_CHECKING:
     from sandbox.seccomp.rules import Op
@@ -74,7 +75,7 @@ NUMBERS += [1 << 31, NO_CALL - 1, NO_CALL]
 
 
 @given(spec=specs(), values=st.lists(st.tuples(*[WORDS] * 6), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_filter_answers_what_its_spec_says(
     spec: FilterSpec, values: list[tuple[int, ...]]
 ) -> None:
@@ -100,7 +101,7 @@ def test_a_filter_answers_what_its_spec_says(
 
 
 @given(spec=specs())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_arguments_are_loaded_only_for_calls_that_have_conditions(spec: FilterSpec) -> None:
     program = bpf.decode(compile_filter(spec))
     for start, decision in zip(spec.starts, spec.decisions, strict=True):
