@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from sandbox.host import cures
 from sandbox.host.finding import Finding
 from sandbox.host.probe import read_kernel_file
 from sandbox.record import Record
@@ -84,7 +85,10 @@ def _without_unified(groups: Cgroups) -> Finding:
     if groups.legacy:
         held = ", ".join(groups.legacy)
         detail = f"cgroup v1 holds {held}, which users cannot have; {_LOST}"
-        return Finding("cgroup", "warn", detail, "boot with systemd.unified_cgroup_hierarchy=1")
+        # Where systemd does not run, the host above decides.
+        systemd = os.path.isdir("/run/systemd/system")
+        fix = cures.boot_option("systemd.unified_cgroup_hierarchy=1") if systemd else ""
+        return Finding("cgroup", "warn", detail, fix)
     return Finding("cgroup", "warn", f"no cgroup v2 is mounted; {_LOST}")
 
 

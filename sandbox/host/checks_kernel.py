@@ -9,11 +9,12 @@ import os
 import stat
 
 from sandbox.errors import SbxError
+from sandbox.host import cures
 from sandbox.host.attempt import attempt
 from sandbox.host.cgroups import find_cgroups, pids_max
 from sandbox.host.finding import Finding
-from sandbox.host.probe import read_kernel_file
-from sandbox.host.userns import full_map
+from sandbox.host.probe import read_kernel_file, user_name
+from sandbox.host.userns import container_signs, full_map
 from sandbox.linux.paths import native
 
 LANDLOCK_ABIS = (
@@ -24,6 +25,7 @@ LANDLOCK_ABIS = (
     (6, "abstract sockets and signals"),
 )
 FEWEST_PROCESSES = 256
+_REINSTALL = "make setup"
 _OVERFLOW_UID = 65534
 _NO_NFTABLES = (errno.ENOENT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -39,11 +41,7 @@ def check_landlock() -> Finding:
         return Finding("landlock", "warn", f"{text}; a newer kernel can")
     if outcome.errno == errno.EOPNOTSUPP:
         modules = read_kernel_file("/sys/kernel/security/lsm")
-        fix = (
-            f"boot with lsm=landlock,{modules}"
-            if modules
-            else "add landlock to the boot option lsm="
-        )
+        fix = cures.boot_option(f"lsm=landlock,{modules}" if modules else "lsm=landlock,...")
         return Finding("landlock", "warn", "built in, but not switched on at boot", fix)
     return Finding(
         "landlock", "warn", f"{outcome.reason}; this kernel has none, or a filter hides it"
@@ -68,6 +66,7 @@ def check_seccomp_notify() -> Finding:
 
 
 def _program_problem(path: str) -> str:
+    """Why a native program of ours cannot be used, "" when it can."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK | os.R_OK):
         return "is not a program that this user can read and execute"
@@ -89,11 +88,11 @@ def check_launcher() -> Finding:
             path = native(name)
         except SbxError as error:
             detail = f"{error.what}; {error.cause}"
-            worst = Finding("launcher", "fail", detail, "make setup")
+            worst = Finding("launcher", "fail", detail, _REINSTALL)
             return worst if verdict == "fail" else worst.replace(verdict="warn")
         problem = _program_problem(path)
         if problem:
-            return Finding("launcher", "fail", f"{path} {problem}", f"chmod go-w {path}")
+            return Finding("launcher", "fail", f"{path} {problem}", _REINSTALL)
         paths.append(path)
     return Finding("launcher", "ok", " and ".join(paths))
 
@@ -105,7 +104,7 @@ def check_memfd_exec() -> Finding:
         return Finding("sealed-program", "ok", "a sealed memory file can be executed")
     noexec = read_kernel_file("/proc/sys/vm/memfd_noexec")
     if noexec == "2":
-        fix = "sudo sysctl -w vm.memfd_noexec=1"
+        fix = cures.setting("vm.memfd_noexec", 1)
         return Finding("sealed-program", "fail", f"{outcome.reason}; vm.memfd_noexec is 2", fix)
     return Finding("sealed-program", "fail", f"{outcome.reason}; a security module may refuse it")
 
@@ -116,10 +115,12 @@ def check_tun() -> Finding:
     if outcome.ok:
         return Finding("tun", "ok", "/dev/net/tun makes interfaces in a network namespace")
     fix = ""
-    if outcome.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
-        fix = "sudo modprobe tun"
+    if container_signs() and outcome.errno in {errno.ENOENT, errno.EPERM}:
+        fix = "docker run --device /dev/net/tun ..."
+    elif outcome.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
+        fix = cures.module("tun")
     elif outcome.errno == errno.EACCES:
-        fix = "sudo chmod 0666 /dev/net/tun"
+        fix = cures.tun_access(user_name(os.getuid()))
     return Finding("tun", "warn", f"{outcome.reason}; needed by user-mode networks only", fix)
 
 
@@ -133,7 +134,7 @@ def check_nftables() -> Finding:
     if outcome.errno in _NO_NFTABLES and os.path.isdir("/sys/module/nf_tables"):
         detail += " (this kernel is built without the inet and ip families)"
     elif outcome.errno in _NO_NFTABLES:
-        fix = "sudo modprobe nf_tables"
+        fix = cures.module("nf_tables")
     return Finding("nftables", "warn", f"{detail}; needed by filtered networks only", fix)
 
 

@@ -10,7 +10,7 @@ import errno
 import os
 
 from sandbox.errors import SbxError
-from sandbox.host import subids, userns
+from sandbox.host import cures, subids, userns
 from sandbox.host.attempt import Outcome, attempt
 from sandbox.host.finding import Finding
 from sandbox.host.helpers import HELPER_FOLDERS, find_helper, helper_problem
@@ -95,7 +95,7 @@ def check_namespaces() -> Finding:
     for name, _ in outcome.value:
         sysctl = f"user.max_{kinds.get(name, name)}_namespaces"
         if read_kernel_file(f"/proc/sys/{sysctl.replace('.', '/', 1)}") == "0":
-            fixes.append(f"sudo sysctl -w {sysctl}=15000")
+            fixes.append(cures.setting(sysctl, 15000))
     return Finding("namespaces", "fail", f"refused: {words}", "\n".join(fixes))
 
 
@@ -180,9 +180,9 @@ def check_helpers() -> Finding:
             if os.path.lexists(path) and (problem := helper_problem(path)):
                 problems.append(f"{path} {problem}")
     text = "; ".join(problems[:2]) or "newuidmap and newgidmap are not installed"
-    package = "uidmap" if os.path.exists("/etc/debian_version") else "shadow-utils"
-    installer = "apt-get install -y" if package == "uidmap" else "dnf install -y"
-    fix = "" if problems else f"sudo {installer} {package}"
+    # A mount or a flag of this process is what no package cures.
+    outside = any(word in text for word in ("nosuid", "no_new_privs"))
+    fix = "" if outside else cures.id_helpers(installed=bool(problems))
     return Finding("id-helpers", "warn", f"{text}; subordinate ids cannot be mapped", fix)
 
 

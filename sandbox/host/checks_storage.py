@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 
+from sandbox.host import cures
 from sandbox.host.attempt import Outcome, attempt
 from sandbox.host.finding import Finding
 from sandbox.linux.paths import cache_dir, state_dir
@@ -27,7 +28,7 @@ def _overlay_finding(name: str, outcome: Outcome, works: str) -> Finding:
         return Finding(name, "ok", works)
     detail, fix = outcome.reason, ""
     if outcome.errno == errno.ENODEV:
-        fix = "sudo modprobe overlay"
+        fix = cures.module("overlay")
     elif outcome.errno == errno.EIO and outcome.step.startswith("overlay: "):
         detail += " (this file system keeps no user xattrs; tmpfs does since Linux 6.6)"
     return Finding(name, "warn", f"{detail}; {_COPIED}", fix)
@@ -92,10 +93,11 @@ def check_runtime_folder() -> Finding:
     base = _existing(chosen)
     found = os.stat(base)
     if not os.access(base, os.W_OK | os.X_OK):
-        return Finding(name, "fail", f"{chosen} cannot be made: {base} is not writable")
+        detail = f"{chosen} cannot be made: {base} is not writable"
+        return Finding(name, "fail", detail, "export XDG_RUNTIME_DIR=$(mktemp -d)")
     shared = found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX
     if found.st_uid not in {0, os.getuid()} or shared:
-        return Finding(name, "warn", f"{base} is open to others", f"chmod go-w {base}")
+        return Finding(name, "warn", f"{base} is open to others", f"sudo chmod go-w {base}")
     if not runtime and not chosen.startswith("/run/"):
         return Finding(name, "ok", f"{chosen}, which outlasts a reboot: XDG_RUNTIME_DIR is not set")
     return Finding(name, "ok", chosen)
@@ -108,7 +110,8 @@ def check_cache_space() -> Finding:
     free = found.f_bavail * found.f_frsize
     text = f"{free / (1 << 30):.1f} GiB free in {place}"
     if not os.access(place, os.W_OK | os.X_OK):
-        return Finding("cache", "warn", f"{place} is not writable: nothing can be cached")
+        detail = f"{place} is not writable: nothing can be cached"
+        return Finding("cache", "warn", detail, "export XDG_CACHE_HOME=$(mktemp -d)")
     if free < LOW_SPACE_BYTES:
         return Finding("cache", "warn", f"{text}: a copied root file system may not fit")
     if found.f_files and found.f_favail < LOW_INODES:

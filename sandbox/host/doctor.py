@@ -11,9 +11,19 @@ from sandbox.host.finding import VERDICTS, Finding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["CHECKS", "VERDICTS", "Finding", "as_dicts", "exit_code", "lines", "run_doctor", "worst"]
+__all__ = [
+    "CHECKS",
+    "VERDICTS",
+    "Finding",
+    "as_dict",
+    "exit_code",
+    "lines",
+    "run_doctor",
+    "summary",
+    "worst",
+]
 
 CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("kernel", checks_namespaces.check_kernel),
@@ -68,9 +78,24 @@ def exit_code(findings: Iterable[Finding]) -> int:
     return 1 if worst(findings) == "fail" else 0
 
 
-def as_dicts(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    """The findings for JSON."""
-    return [dict(finding) for finding in findings]
+def as_dict(findings: Sequence[Finding]) -> dict[str, object]:
+    """The findings for JSON: {"verdict": the worst, "findings": [{name, verdict, detail, fix}]}.
+
+    Names and verdicts are stable, the texts are for people; `fix` is "" or lines to copy.
+    """
+    return {"verdict": worst(findings), "findings": [dict(finding) for finding in findings]}
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """One line that says what the findings mean together."""
+    counts = [sum(f.verdict == verdict for f in findings) for verdict in ("fail", "warn")]
+    fails, warns = (
+        f"{count} {noun}{'s' * (count != 1)}"
+        for count, noun in zip(counts, ("failure", "warning"), strict=True)
+    )
+    if counts[0]:
+        return f"sandboxes cannot run here: {fails}, {warns}"
+    return f"sandboxes can run here{f', with less than they could have: {warns}' * bool(counts[1])}"
 
 
 def lines(findings: Iterable[Finding]) -> list[str]:

@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 
+from sandbox.host import cures
 from sandbox.host.probe import kernel_version, read_kernel_file
 from sandbox.record import Record
 
@@ -93,7 +94,7 @@ def _sysctl_off(read: Read) -> Explanation | None:
         return Explanation(
             "kernel.unprivileged_userns_clone is 0",
             "ask an administrator to allow user namespaces",
-            "sudo sysctl -w kernel.unprivileged_userns_clone=1",
+            cures.setting("kernel.unprivileged_userns_clone", 1),
         )
     return None
 
@@ -159,14 +160,14 @@ def _no_space(read: Read) -> Explanation:
             return Explanation(
                 f"{limit} is 0",
                 f"ask an administrator to allow {kind} namespaces",
-                f"sudo sysctl -w {limit}=15000",
+                cures.setting(limit, 15000),
             )
     most = read("/proc/sys/user/max_user_namespaces")
     return Explanation(
         f"user.max_user_namespaces ({most or 'unknown'}) of them exist already here, in an outer "
         f"namespace with a lower limit, or more than {MAX_LEVELS} are nested",
         "end other sandboxes, nest less deeply, or ask an administrator for a higher limit",
-        "sudo sysctl -w user.max_user_namespaces=15000" if most.isdecimal() else "",
+        cures.setting("user.max_user_namespaces", 15000) if most.isdecimal() else "",
     )
 
 

@@ -111,7 +111,7 @@ def test_no_more_user_namespaces() -> None:
     verdict, detail, fix = in_user_namespace(script).split("|")
     assert verdict == "fail"
     assert "user.max_user_namespaces is 0" in detail
-    assert fix == "sudo sysctl -w user.max_user_namespaces=15000"
+    assert "user.max_user_namespaces=15000" in fix
 
 
 def test_masked_proc_is_recognised() -> None:

@@ -14,16 +14,19 @@ from sandbox.cli.groups import Command
 def command(as_json: bool) -> int:
     """Try what a sandbox needs on this machine, and show a cure for what fails.
 
-    The exit code is 0 when sandboxes can run, 1 when something that they need fails.
+    Verdicts: ok; warn, something is lost; fail, sandboxes cannot run. The exit code is 1 when
+    something fails, else 0. The JSON is {"verdict": the worst, "findings": [{"name", "verdict",
+    "detail", "fix"}]}, where fix is "" or lines to copy; names and verdicts are stable.
     """
     from sandbox.host import doctor
 
     if as_json:
         findings = list(doctor.run_doctor())
-        render.show_json(doctor.as_dicts(findings))
+        render.show_json(doctor.as_dict(findings))
         return doctor.exit_code(findings)
     found = []
     for finding in doctor.iter_findings():
         render.show(*doctor.lines([finding]))
         found.append(finding)
+    render.show(doctor.summary(found))
     return doctor.exit_code(found)

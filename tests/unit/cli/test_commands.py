@@ -76,7 +76,9 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert "less \\x1b" in shown
     assert "sudo two" in shown
     assert main(["doctor", "--json"]) == 0
-    assert [entry["verdict"] for entry in json.loads(capsys.readouterr().out)] == ["ok", "warn"]
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "warn"
+    assert [entry["verdict"] for entry in found["findings"]] == ["ok", "warn"]
     failed = Finding("c", "fail", "broken")
     monkeypatch.setattr(doctor, "CHECKS", (("c", lambda: failed),))
     assert main(["doctor"]) == 1

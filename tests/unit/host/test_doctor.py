@@ -14,6 +14,7 @@ from sandbox.host import (
     checks_kernel,
     checks_namespaces,
     checks_storage,
+    cures,
     doctor,
     helpers,
     probe,
@@ -92,12 +93,22 @@ def test_lines_and_dicts() -> None:
         "      fix: do this",
         "           then that",
     ]
-    assert doctor.as_dicts(findings)[1] == {
-        "name": "two",
+    assert doctor.as_dict(findings) == {
         "verdict": "fail",
-        "detail": "bad",
-        "fix": "do this\nthen that",
+        "findings": [
+            {"name": "one", "verdict": "ok", "detail": "fine", "fix": ""},
+            {"name": "two", "verdict": "fail", "detail": "bad", "fix": "do this\nthen that"},
+        ],
     }
+
+
+def test_summary() -> None:
+    ok, warn, fail = (Finding("x", "ok", ""), Finding("x", "warn", ""), Finding("x", "fail", ""))
+    assert doctor.summary([ok]) == "sandboxes can run here"
+    assert doctor.summary([ok, warn]) == (
+        "sandboxes can run here, with less than they could have: 1 warning"
+    )
+    assert doctor.summary([fail, warn, warn]) == "sandboxes cannot run here: 1 failure, 2 warnings"
 
 
 def test_checks_are_named_as_they_report(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +152,7 @@ def test_userns_failure_is_explained(host: Host) -> None:
     finding = checks_namespaces.check_userns()
     assert finding.verdict == "fail"
     assert "max_user_namespaces is 0" in finding.detail
-    assert finding.fix == "sudo sysctl -w user.max_user_namespaces=15000"
+    assert finding.fix == cures.setting("user.max_user_namespaces", 15000)
 
 
 def test_each_namespace(host: Host) -> None:
@@ -151,7 +162,7 @@ def test_each_namespace(host: Host) -> None:
     finding = checks_namespaces.check_namespaces()
     assert finding.verdict == "fail"
     assert "uts (operation not permitted)" in finding.detail
-    assert finding.fix == "sudo sysctl -w user.max_net_namespaces=15000"
+    assert finding.fix == cures.setting("user.max_net_namespaces", 15000)
     host.trials["namespaces"] = failed(errno.EPERM)
     assert checks_namespaces.check_namespaces().verdict == "fail"
 
@@ -210,7 +221,9 @@ def test_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "newuidmap").symlink_to("/bin/sh")
     finding = checks_namespaces.check_helpers()
     assert "set-user-ID" in finding.detail
-    assert finding.fix == ""
+    assert finding.fix == cures.id_helpers(installed=True) != cures.id_helpers(installed=False)
+    monkeypatch.setattr(checks_namespaces, "helper_problem", lambda _: "is mounted nosuid")
+    assert checks_namespaces.check_helpers().fix == ""
 
 
 def test_id_map(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +255,7 @@ def test_overlay_without_xattrs(host: Host) -> None:
     assert finding.verdict == "warn"
     assert "tmpfs does since Linux 6.6" in finding.detail
     host.trials["overlay"] = failed(errno.ENODEV, "mount overlay")
-    assert checks_storage.check_overlay_lower().fix == "sudo modprobe overlay"
+    assert checks_storage.check_overlay_lower().fix == cures.module("overlay")
 
 
 def test_overlay_on_disk_is_removed(
@@ -303,7 +316,7 @@ def test_landlock(host: Host, abi: int, verdict: str, words: str) -> None:
 def test_landlock_is_off(host: Host) -> None:
     host.trials["landlock"] = failed(errno.EOPNOTSUPP)
     host.files["/sys/kernel/security/lsm"] = "capability,yama"
-    assert checks_kernel.check_landlock().fix == "boot with lsm=landlock,capability,yama"
+    assert "lsm=landlock,capability,yama" in checks_kernel.check_landlock().fix
     host.trials["landlock"] = failed(errno.ENOSYS)
     assert "has none" in checks_kernel.check_landlock().detail
 
@@ -316,14 +329,22 @@ def test_confinement_that_fails(host: Host) -> None:
     host.trials["memfd_exec"] = failed(errno.EACCES, "memfd_create")
     assert checks_kernel.check_memfd_exec().fix == ""
     host.files["/proc/sys/vm/memfd_noexec"] = "2"
-    assert checks_kernel.check_memfd_exec().fix == "sudo sysctl -w vm.memfd_noexec=1"
+    assert checks_kernel.check_memfd_exec().fix == cures.setting("vm.memfd_noexec", 1)
 
 
 @pytest.mark.parametrize(
     ("number", "fix"),
-    [(errno.ENOENT, "sudo modprobe tun"), (errno.EACCES, "chmod 0666"), (errno.EPERM, "")],
+    [
+        (errno.ENODEV, "sudo modprobe tun"),
+        (errno.EACCES, "setfacl -m u:ana:rw /dev/net/tun"),
+        (errno.EPERM, "docker run --device /dev/net/tun"),
+        (errno.EBUSY, ""),
+    ],
 )
-def test_tun(host: Host, number: int, fix: str) -> None:
+def test_tun(host: Host, monkeypatch: pytest.MonkeyPatch, number: int, fix: str) -> None:
+    monkeypatch.setattr(checks_kernel, "container_signs", lambda: ("a sign",))
+    monkeypatch.setattr(checks_kernel, "user_name", lambda _: "ana")
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
     host.trials["tun"] = failed(number, "/dev/net/tun")
     finding = checks_kernel.check_tun()
     assert finding.verdict == "warn"
@@ -338,7 +359,7 @@ def test_nftables(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "built without" in finding.detail
     assert finding.fix == ""
     monkeypatch.setattr(os.path, "isdir", lambda _: False)
-    assert checks_kernel.check_nftables().fix == "sudo modprobe nf_tables"
+    assert checks_kernel.check_nftables().fix == cures.module("nf_tables")
     host.trials["nftables"] = failed(errno.EPERM, "nftables table")
     assert checks_kernel.check_nftables().fix == ""
 
@@ -413,12 +434,14 @@ def test_find_cgroups(mountinfo: str, own: str, found: tuple[str, str, tuple[str
     assert cgroups.find_cgroups(mountinfo, own) == cgroups.Cgroups(*found)
 
 
-def test_legacy_cgroups(host: Host) -> None:
+def test_legacy_cgroups(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no cgroup v2" in cgroups.check_cgroup().detail
     host.files["/proc/self/mountinfo"] = f"{LEGACY}\n{HYBRID}"
     finding = cgroups.check_cgroup()
     assert "cgroup v1 holds memory" in finding.detail
-    assert "unified_cgroup_hierarchy" in finding.fix
+    assert finding.fix == ""
+    monkeypatch.setattr(os.path, "isdir", lambda _: True)
+    assert "unified_cgroup_hierarchy" in cgroups.check_cgroup().fix
 
 
 def test_delegated_subtree(host: Host, tmp_path: Path) -> None:
