@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
+PROBLEMS_MAX = 40  # that people are shown; JSON has them all
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -125,7 +126,9 @@ def show_json(value: object) -> None:
 def error_lines(error: SbxError) -> list[str]:
     """The lines of one error: what, problems, cause and hint."""
     lines = [f"sbx: error: {error.what}"]
-    lines += [f"  {problem}" for problem in error.problems]
+    lines += [f"  {problem}" for problem in error.problems[:PROBLEMS_MAX]]
+    more = len(error.problems) - PROBLEMS_MAX
+    lines += [f"  … and {more} more"] if more > 0 else []
     lines += [f"  cause: {error.cause}"] if error.cause else []
     lines += [f"  hint: {error.hint}"] if error.hint else []
     return lines

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAGIC = b"SBXP"
 VERSION = 1
 MAX_BYTES = 8 << 20
+MAX_OPS = 4096
 
 
 def _u32(value: int) -> bytes:
@@ -117,8 +118,16 @@ def encode_op(op: Op) -> bytes:
 
 
 def encode(ops: Iterable[Op]) -> bytes:
-    """The whole message. Raises SbxError when it exceeds what the launcher accepts (8 MiB)."""
+    """The whole message. Raises SbxError when it exceeds what the launcher accepts.
+
+    That is MAX_BYTES and MAX_OPS (PLAN_MAX_BYTES and PLAN_MAX_OPS in plan.h).
+    """
     encoded = [encode_op(op) for op in ops]
+    if len(encoded) > MAX_OPS:
+        raise SbxError(
+            f"the plan is too long: {len(encoded)} steps, the launcher takes {MAX_OPS}",
+            hint="use fewer mounts, for example one of the folder that holds them all",
+        )
     body = b"".join(encoded)
     if len(body) + 16 > MAX_BYTES:
         raise SbxError(

@@ -263,14 +263,17 @@ def env_value(value: object) -> str | bool:
     return string(value)
 
 
-def each(check: Check) -> Check:
-    """A list whose items all pass; `partial` keeps the places of items that do not, as None."""
+def each(check: Check, most: int = ITEMS_MAX) -> Check:
+    """A list of at most `most` items that all pass.
+
+    `partial` keeps the places of items that do not, as None.
+    """
 
     def check_all(value: object) -> list[Any]:
         if not isinstance(value, list | tuple):
             raise bad(f"must be a list, found {quote(value)}")
-        if len(value) > ITEMS_MAX:
-            raise bad(f"has {len(value)} items, the most is {ITEMS_MAX}")
+        if len(value) > most:
+            raise bad(f"has {len(value)} items, the most is {most}")
         found: list[tuple[str, str]] = []
         items = []
         for index, item in enumerate(value):

@@ -169,7 +169,9 @@ def read_policy(path: str, origin: str) -> dict[str, Any]:
         # O_NONBLOCK: opening a FIFO must not wait for somebody to write into it.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        raise PolicyError(what, cause=(error.strerror or "").lower()) from error
+        name = os.path.basename(path).removesuffix(SUFFIX)
+        hint = f'a policy by name has no slash: "{name}"' if name in names(search_path()) else ""
+        raise PolicyError(what, cause=(error.strerror or "").lower(), hint=hint) from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):

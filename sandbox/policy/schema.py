@@ -62,6 +62,8 @@ _SYSCTL_MAX = 256
 # What a mount may put into /dev: the node at its own name, so that nothing poses as another.
 SHM = "/dev/shm"  # noqa: S108 - a path inside the sandbox
 NAMED_DEVICES = ("/dev/fuse", "/dev/kvm", "/dev/net/tun")
+# A few steps each, of the 4096 that a plan may have.
+MOUNTS_MAX = 512
 _KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 
 
@@ -190,8 +192,8 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "size": memory_size,
         "inodes": _COUNT,
         "persist": optional(fields.path),
-        "mounts": each(mount),
-        "tmpfs": each(_tmpfs),
+        "mounts": each(mount, MOUNTS_MAX),
+        "tmpfs": each(_tmpfs, MOUNTS_MAX),
         "shm": memory_size,
         "proc": choice(PROC_MODES, "way to show /proc"),
         "sys": choice(SYS_MODES, "way to show /sys"),

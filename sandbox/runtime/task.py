@@ -129,7 +129,10 @@ def _rootfs_error(path: str) -> RootfsError | None:
         cause = (error.strerror or "").lower()
         if os.path.islink(path) and isinstance(error, FileNotFoundError):
             cause = "it is a symbolic link that leads nowhere"
-        hint = "name a directory that holds one, or make one: sbx rootfs from-host OUT PROGRAM"
+        hint = (
+            "name a directory that holds one (images are not pulled, unpack one first), "
+            "or make one: sbx rootfs from-host OUT PROGRAM"
+        )
         return RootfsError(what, cause=cause, hint=hint)
     if not stat.S_ISDIR(mode):
         archive = "if it is an archive, unpack it: mkdir DIR && tar -xf FILE -C DIR"

@@ -102,3 +102,10 @@ def test_table_is_aligned() -> None:
         "a      ok    long text",
         "bcd\\n  fail",
     ]
+
+
+def test_of_very_many_problems_some_are_shown() -> None:
+    error = PolicyError("x has 1000 problems", problems=tuple(f"p{n}" for n in range(1000)))
+    lines = render.error_lines(error)
+    assert lines[-1] == "  … and 960 more"
+    assert len(lines) == 42

@@ -67,3 +67,5 @@ def test_bytes_that_are_no_utf8_survive() -> None:
 def test_too_large_a_plan_is_refused() -> None:
     with pytest.raises(SbxError, match="too large"):
         wire.encode([ops.File("/f", b"x" * wire.MAX_BYTES, 0)])
+    with pytest.raises(SbxError, match="4097 steps, the launcher takes 4096"):
+        wire.encode([ops.Remount("/", 0)] * 4097)
