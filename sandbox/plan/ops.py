@@ -8,6 +8,7 @@ u = u32, q = u64, s = string, b = bytes, S = strings, G = u32s, L = id map exten
 
 from __future__ import annotations
 
+from sandbox.policy.units import format_size
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -146,7 +147,7 @@ class Stage(Op):
     inodes: int
 
     def describe(self) -> str:
-        return f"make a staging tmpfs of {self.size} bytes, {self.inodes} inodes"
+        return f"make a staging tmpfs of {format_size(self.size)}, {self.inodes} inodes"
 
 
 class RootOverlay(Op):
@@ -469,10 +470,30 @@ class LandlockRuleset(Op):
     scoped: int
 
     def describe(self) -> str:
-        return (
-            f"landlock: handle fs {self.handled_fs:#x}, net {self.handled_net:#x}, "
-            f"scope {self.scoped:#x}"
-        )
+        found = {
+            "files": _rights(self.handled_fs, _FILE_RIGHTS),
+            "net": _rights(self.handled_net, ("bind_tcp", "connect_tcp")),
+            "scopes": _rights(self.scoped, ("abstract_unix_socket", "signal")),
+        }
+        named = [f"{kind} {words}" for kind, words in found.items() if words]
+        return f"landlock: refuse what is not allowed: {', '.join(named)}"
+
+
+# landlock(7), the names of access rights from bit 0 on.
+_FILE_RIGHTS = (
+    "execute", "write_file", "read_file", "read_dir", "remove_dir", "remove_file", "make_char",
+    "make_dir", "make_reg", "make_sock", "make_fifo", "make_block", "make_sym", "refer",
+    "truncate", "ioctl_dev",
+)  # fmt: skip
+
+
+def _rights(bits: int, names: tuple[str, ...]) -> str:
+    """The names of some rights; of nearly all, only those that are missing."""
+    held = [name for bit, name in enumerate(names) if bits >> bit & 1]
+    if len(held) < len(names) // 2 or len(names) < 4:
+        return " ".join(held)
+    missing = [name for name in names if name not in held]
+    return f"all but {' '.join(missing)}" if missing else "all"
 
 
 class LandlockPath(Op):
@@ -484,7 +505,7 @@ class LandlockPath(Op):
     access: int
 
     def describe(self) -> str:
-        return f"landlock: allow {self.access:#x} beneath {self.path}"
+        return f"landlock: beneath {self.path} allow {_rights(self.access, _FILE_RIGHTS)}"
 
 
 class LandlockEnforce(Op):
