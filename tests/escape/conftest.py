@@ -15,6 +15,7 @@ from sandbox.policy.model import Mount, Policy
 from sandbox.runtime.session import RunOptions, run_session
 from sandbox.runtime.task import Task
 from tests.conftest import Sbx
+from tests.support import host_things as things_of_the_host
 from tests.support import probe
 
 
@@ -137,3 +138,10 @@ def starts(sbx: Sbx, monkeypatch: pytest.MonkeyPatch) -> Starts:
     for name, value in sbx.env.items():
         monkeypatch.setenv(name, value)
     return Starts(20)
+
+
+@pytest.fixture
+def host_things(tmp_path: Path) -> Iterator[things_of_the_host.HostThings]:
+    """Things of the host that no sandbox may find."""
+    with things_of_the_host.host_things(tmp_path) as things:
+        yield things

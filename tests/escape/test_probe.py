@@ -2,15 +2,14 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Sbx
 from tests.support import probe
-from tests.support.host_things import SECRET, HostThings, run_hostile
-from tests.support.host_things import host_things as made_host_things
+from tests.support.caller import probe_under
+from tests.support.host_things import HostThings, run_hostile
 
 LIMITS = {"nproc", "nofile", "fsize", "memlock", "msgqueue", "sigpending", "stack"}
 # The payload of these policies is uid != 0 and has a network namespace of its own with lo up.
@@ -131,22 +130,6 @@ NOT_SHOWN = {
 }
 
 
-@pytest.fixture
-def host_things(tmp_path: Path) -> Iterator[HostThings]:
-    """What is there to be found."""
-    with made_host_things(tmp_path) as things:
-        yield things
-
-
-def probe_under(sbx: Sbx, rootfs: Path, things: HostThings, *options: str) -> dict[str, str]:
-    """Run the probe in a sandbox and read its lines."""
-    words = [sbx.path, "run", *options, str(rootfs), "/probe", *things.words]
-    done = run_hostile(words, things, sbx.env)
-    assert done.returncode == 0, done.stderr
-    assert SECRET not in done.stdout + done.stderr
-    return probe.parse(done.stdout)
-
-
 def not_allowed(found: dict[str, str], allowed: set[str]) -> dict[str, str]:
     """The leaks that no table allows."""
     return {name: what for name, what in probe.leaks(found).items() if name not in allowed}
@@ -204,6 +187,27 @@ def test_a_host_root_shown_read_only_leaks_no_more(
     assert done.returncode == 0, done.stderr
     found = probe.parse(done.stdout)
     assert not_allowed(found, {"mounts_paths", "mounts_noexec"}) == {}
+
+
+def test_a_payload_that_is_process_1_finds_only_itself(
+    sbx: Sbx, probe_rootfs: Path, host_things: HostThings
+) -> None:
+    found = probe_under(sbx, probe_rootfs, host_things, "--policy", "strict", "--no-init")
+    own = {name for name in found if name.startswith("init_")}
+    assert not_allowed(found, own) == {}
+    assert found["init_exe"] == "/probe"
+
+
+def test_mounts_of_a_host_that_shares_them_stay_apart(
+    sbx: Sbx, probe_rootfs: Path, host_things: HostThings, tmp_path: Path
+) -> None:
+    policy = tmp_path / "single.toml"
+    policy.write_text('extends = "default"\n[identity]\nmap = "single"\n')
+    spaces = ["--user", "--map-current-user", "--mount", "--propagation", "shared"]
+    words = ["run", "--policy", str(policy), str(probe_rootfs), "/probe", *host_things.words]
+    done = run_hostile(["unshare", *spaces, sbx.path, *words], host_things, sbx.env)
+    assert done.returncode == 0, done.stderr
+    assert probe.parse(done.stdout)["mounts_private"] == ""
 
 
 def test_every_check_can_fail(

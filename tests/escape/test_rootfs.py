@@ -356,3 +356,41 @@ def test_exchange_of_a_source(starts: Starts, probe_program: Path, tmp_path: Pat
     source = Mount(str(shared / "place"), "/srv", read_only=True)
     with swapping(shared / "place", shared / "link"):
         start_often(starts, root, source)
+
+
+@pytest.mark.parametrize("target", ["proc", "dev"])
+@pytest.mark.parametrize("policy", ["strict", "default"])
+def test_kernel_directories_are_not_reached_through_links(
+    sbx: Sbx, probe_program: Path, tmp_path: Path, target: str, policy: str
+) -> None:
+    """Followed, the masks and locks below /proc would cover nothing."""
+    root = probe.make_rootfs(tmp_path / "rootfs", probe_program)
+    (root / target).rmdir()
+    (root / target).symlink_to("srv")
+    done = sbx("run", "--policy", policy, root, "/probe", "--ids")
+    assert done.returncode == SETUP_FAILED, done
+    assert f"/{target}" in done.stderr
+
+
+def test_a_chroot_inside_leads_nowhere(sbx: Sbx, attack_rootfs: Path) -> None:
+    """User 0 of ci may chroot: the way out of it ends at the sandbox's own root."""
+    done = sbx("run", "--policy", "ci", "--user", "0", attack_rootfs, "/attack", "chroot")
+    assert done.returncode == 0, done
+    assert "attack" in done.stdout.split(), done.stdout
+
+
+def test_set_user_id_programs_of_the_root_gain_nothing(
+    sbx: Sbx, attack_rootfs: Path, probe_program: Path, tmp_path: Path
+) -> None:
+    """A first sandbox makes them, as its user 0, in what is the next one's root."""
+    root = probe.make_rootfs(tmp_path / "rootfs", probe_program)
+    done = sbx("run", "--user", "0", "-v", f"{root}:/srv", attack_rootfs, "/attack", "give", "5")
+    assert done.returncode == 0, done
+    made = (root / "probe").stat()
+    assert made.st_mode & 0o6000 == 0o6000
+    assert made.st_uid != os.getuid()
+    for policy in ("strict", "default", "permissive"):
+        done = sbx("run", "--policy", policy, root, "/probe", "--ids")
+        ids = f"{os.getuid()} {os.getuid()} {os.getgid()} {os.getgid()}\n"
+        assert (done.returncode, done.stdout) == (0, ids), done
+    sbx("run", "--user", "0", "-v", f"{root}:/srv", attack_rootfs, "/attack", "give", "0")

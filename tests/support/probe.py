@@ -1,6 +1,7 @@
 """The probe program: built once per session, put into small root file systems, its lines read."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -56,3 +57,14 @@ def parse(output: str) -> dict[str, str]:
 def leaks(found: dict[str, str]) -> dict[str, str]:
     """Only what leaks."""
     return {name: what for name, what in found.items() if what}
+
+
+def check_names() -> set[str]:
+    """The names of all checks, read from the probe's tables."""
+    text = PROBE.read_text()
+    found = set()
+    for table in ("checks", "calls", "sockets", "limits"):
+        body = re.search(rf"\b{table}\[\] = {{\n(.*?)^}};", text, re.DOTALL | re.MULTILINE)
+        assert body, table
+        found |= set(re.findall(r'{ "(\w+)"', body[1]))
+    return found
