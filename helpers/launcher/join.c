@@ -52,7 +52,33 @@ static int enter(int fd, enum namespace_place place, struct failure *f)
 	return fail(f, kinds[place].ours ? kinds[place].ours : "inner user namespace");
 }
 
-int join_prepare(int namespaces[NAMESPACE_COUNT], struct failure *f)
+/* What every process of the sandbox inherits is written to our own files in the host's procfs, as
+ * long as they are ours: those of a process that is not dumpable belong to root (proc(5)). */
+static int write_inherited(const struct plan *plan, struct failure *f)
+{
+	struct operation op = { 0 };
+	int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC), result = 0;
+	for (size_t at = 0; plan_next(plan, &at, &op);) {
+		if (op.opcode != OP_PROC_WRITE)
+			continue;
+		const char *path = take_string(&op.body), *value = take_string(&op.body);
+		int file = openat(proc, path, O_WRONLY | O_CLOEXEC);
+		if (file < 0 || write(file, value, strlen(value)) < 0) {
+			fail(f, path);
+			f->op = op.index;
+			if (take_u32(&op.body))
+				send_failure(EVENT_WARNING, STAGE_SETUP, f);
+			else
+				result = -1;
+		}
+		if (file >= 0)
+			close(file);
+	}
+	close(proc);
+	return result;
+}
+
+int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struct failure *f)
 {
 	char places[NAMESPACE_COUNT];
 	struct iovec payload = { places, sizeof(places) };
@@ -83,13 +109,16 @@ int join_prepare(int namespaces[NAMESPACE_COUNT], struct failure *f)
 			close(namespaces[i]);
 			namespaces[i] = -1;
 		}
+	if (write_inherited(plan, f) < 0)
+		return -1;
 	/* pid_namespaces(7): only children enter it. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	return enter(namespaces[NAMESPACE_USER], NAMESPACE_USER, f) < 0 ? -1 :
 	       enter(namespaces[NAMESPACE_PID], NAMESPACE_PID, f);
 }
 
-/* The joined processes are killed, not asked: their parents' children appear as ours when those
+/* The lifeline alone tells of the launcher's end: a signal at its death would kill us before the rest.
+ * The joined processes are killed, not asked: their parents' children appear as ours when those
  * die (PR_SET_CHILD_SUBREAPER), until none is left. */
 static void end_descendants(void)
 {
@@ -145,13 +174,11 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 	ctx->failure.op = op.index;
 
 	prctl(PR_SET_NAME, "init", 0, 0, 0);
-	die_with_parent();
 	for (int i = NAMESPACE_MOUNT; i < NAMESPACE_INNER; i++)
 		if (i != NAMESPACE_PID && i != NAMESPACE_ROOT &&
 		    enter(namespaces[i], (enum namespace_place)i, &ctx->failure) < 0)
 			give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
 	become_root(ctx, (int)take_u32(&op.body));
-	die_with_parent();
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	ctx->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);

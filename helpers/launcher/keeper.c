@@ -229,7 +229,7 @@ static void read_output(struct keeper *k, int which, int turns)
 
 static void kill_all(struct keeper *k)
 {
-	sys_pidfd_send_signal(k->pidfd, SIGKILL);
+	kill(k->pid, SIGKILL);
 }
 
 static int pass_order(struct keeper *k, unsigned char order)
@@ -240,7 +240,7 @@ static int pass_order(struct keeper *k, unsigned char order)
 	if (order && !k->ready)
 		return errno = EAGAIN, -1;
 	if (order && !k->has_init)
-		return order <= 64 ? sys_pidfd_send_signal(k->pidfd, order) : (errno = EOPNOTSUPP, -1);
+		return order <= 64 ? kill(k->pid, order) : (errno = EOPNOTSUPP, -1);
 	return write(FD_LIFELINE_END, &order, 1) == 1 ? 0 : -1;
 }
 

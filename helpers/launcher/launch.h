@@ -63,7 +63,7 @@ _Noreturn void init_main(const struct plan *plan);
 
 /* Join a living sandbox (join.c): the launcher takes the descriptors that were sent to it and enters
  * the user namespace; the process that it clones then enters the rest. 0 or fail(). */
-int join_prepare(int namespaces[NAMESPACE_COUNT], struct failure *f);
+int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struct failure *f);
 _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT]);
 
 /* Used by both kinds of first process (init.c). */

@@ -128,7 +128,7 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct f
 	find_operation(plan, OP_NAMESPACES, &op);
 	find_operation(plan, OP_JOIN, &join);
 	f->op = join.opcode ? join.index : op.index;
-	if (join.opcode && join_prepare(namespaces, f) < 0)
+	if (join.opcode && join_prepare(plan, namespaces, f) < 0)
 		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
 	if (detached && keeper_make_stdio(keeper, stdio, f) < 0)
 		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
@@ -186,21 +186,31 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 	}
 }
 
+/* With process 1 everything dies. A process that has joined a sandbox kills its own descendants
+ * first, once its lifeline ends; the others are not ours to kill. */
+static void end_everything(pid_t pid, int joined)
+{
+	if (joined)
+		close(FD_LIFELINE_END);
+	else
+		kill(pid, SIGKILL);
+}
+
 /* An order is one byte: 0 lets a held sandbox go on, 1…64 is a signal for the payload, 255 or the
  * end of the channel the end of everything. Without an init the payload is the child itself. Not
  * reaped yet, the child keeps its number: kill(2) reaches it and no other. */
-static void obey(pid_t pid, int has_init)
+static void obey(pid_t pid, int has_init, int joined)
 {
 	unsigned char order;
 	ssize_t n = recv(FD_CHANNEL, &order, 1, MSG_DONTWAIT);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (n != 1 || order > 64)
-		kill(pid, SIGKILL);
+		end_everything(pid, joined);
 	else if (order && !has_init)
 		kill(pid, order);
 	else if (write(FD_LIFELINE_END, &order, 1) != 1)
-		kill(pid, SIGKILL);
+		end_everything(pid, joined);
 }
 
 static void notice_exec(struct pollfd *watch, pid_t pid)
@@ -212,7 +222,7 @@ static void notice_exec(struct pollfd *watch, pid_t pid)
 	watch->fd = -1;
 }
 
-static void watch_until_end(pid_t pid, int pidfd, int has_init)
+static void watch_until_end(pid_t pid, int pidfd, int has_init, int joined)
 {
 	struct pollfd watch[4] = { { pidfd, POLLIN, 0 },
 				   { FD_CHANNEL, POLLIN, 0 },
@@ -230,13 +240,13 @@ static void watch_until_end(pid_t pid, int pidfd, int has_init)
 		if (watch[0].revents)
 			return;
 		if (watch[1].revents)
-			obey(pid, has_init);
+			obey(pid, has_init, joined);
 		if (watch[1].revents & (POLLHUP | POLLERR | POLLNVAL)) {
-			kill(pid, SIGKILL);
+			end_everything(pid, joined);
 			watch[1].fd = -1;
 		}
 		if (watch[2].revents) {
-			kill(pid, SIGKILL);
+			end_everything(pid, joined);
 			watch[2].fd = -1;
 		}
 	}
@@ -294,7 +304,7 @@ static int live(const struct plan *plan, struct keeper *keeper, struct failure *
 	if (keeper)
 		keeper_watch(keeper, pid, pidfd, has_init);
 	else
-		watch_until_end(pid, pidfd, has_init);
+		watch_until_end(pid, pidfd, has_init, plan_has(plan, OP_JOIN));
 	while (wait4(pid, &status, 0, &usage) < 0)
 		if (errno != EINTR)
 			return CODE_SETUP_FAILED << 8;

@@ -668,6 +668,8 @@ static int op_proc_write(struct context *ctx, struct cursor *c)
 {
 	const char *path = take_string(c), *value = take_string(c);
 	uint32_t optional = take_u32(c);
+	if (ctx->joined)
+		return 0; /* inherited: join.c has written it */
 	if (write_proc(ctx, path, value) == 0)
 		return 0;
 	fail(&ctx->failure, path);

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=ops.Op)
 
+CLONE_NEWNET = 0x40000000
+SCOPE_SIGNAL = 2
 PAYLOAD_PHASE = 40  # the first opcode of the payload's phase, helpers/launcher/plan.h
 
 
@@ -45,12 +47,35 @@ def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
     if entry.account is not None:
         ids = _ids(entry.account, ids, inner)
     made: list[ops.Op] = [ops.Join(id_map.deny_setgroups)]
+    made += [op for op in stored if isinstance(op, ops.ProcWrite) and op.path.startswith("self/")]
     if entry.terminal:
         # The outer user namespace sets it up: its numbers.
         owner = _translate(ids.uid, inner.uids), _translate(ids.gid, inner.gids)
         made.append(ops.Terminal(*owner))
-    made += [_replace(op, entry, ids, first) for op in stored if op.opcode >= PAYLOAD_PHASE]
+    payload = [op for op in stored if op.opcode >= PAYLOAD_PHASE]
+    made += [_replace(op, entry, ids, first) for op in _unscoped(payload, stored)]
     return tuple(made)
+
+
+def _unscoped(payload: list[ops.Op], stored: tuple[ops.Op, ...]) -> list[ops.Op]:
+    """Without the scopes that namespaces draw as well.
+
+    A second Landlock domain is foreign to the first: with a scope of its own the command could
+    not signal what an earlier one left running (landlock(7)). Signals end at the pid namespace
+    anyway, and abstract sockets at a network namespace of the sandbox's own.
+    """
+    own_network = _find(stored, ops.Namespaces).flags & CLONE_NEWNET
+    found = []
+    empty = False
+    for op in payload:
+        if isinstance(op, ops.LandlockRuleset):
+            scopes = 0 if own_network else op.scoped & ~SCOPE_SIGNAL
+            empty = not (op.handled_fs or op.handled_net or scopes)
+            op = op.replace(scoped=scopes)
+        # A ruleset that handles nothing is refused by the kernel.
+        if not (empty and isinstance(op, ops.LandlockRuleset | ops.LandlockEnforce)):
+            found.append(op)
+    return found
 
 
 def _find(stored: tuple[ops.Op, ...], kind: type[T]) -> T:

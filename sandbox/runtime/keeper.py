@@ -143,7 +143,7 @@ class Keeper:
         places, fds = self._ask(b"N")
         found = dict(zip((p for p in range(_PLACES) if places & 1 << p), fds, strict=True))
         try:
-            _check_namespaces(found)
+            check_namespaces(found)
         except OSError as error:
             close_all(found.values())
             raise StateError(
@@ -175,7 +175,7 @@ def close_all(fds: object) -> None:
         os.close(fd)
 
 
-def _check_namespaces(found: dict[int, int]) -> None:
+def check_namespaces(found: dict[int, int]) -> None:
     """All must belong to the one user namespace that this user owns, and the payload's be its
     child: raise OSError otherwise."""
     missing = [place for place in (USER, MOUNT, PID, ROOT, INNER) if place not in found]
