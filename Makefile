@@ -3,7 +3,7 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench native fuzz containment clean
+.PHONY: help setup run test lint bench native fuzz containment vm clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
@@ -14,6 +14,7 @@ help:
 	@echo "make fuzz    a longer fuzz of the decoder (FUZZ_SECONDS, default 300) and of all Python readers"
 	@echo "make containment  run the probe under sbx and its peers, write docs/containment.md"
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
+	@echo "make vm      the tests of escapes and of the kernel again, on the kernel of User-Mode Linux"
 	@echo "make clean   remove what was built"
 
 setup:
@@ -36,6 +37,9 @@ fuzz:
 
 containment:
 	@$(DO) packages-run packages-peers user venv-dev build containment
+
+vm:
+	@$(DO) packages-test user venv-dev build vm
 
 bench:
 	@$(DO) packages-test user venv build debian bench

@@ -1,4 +1,4 @@
-"""Print the mirror that this machine's own apt uses for one release. Argument: its code name."""
+"""Print the mirror and suite of this machine's own apt for one release. Argument: its code name."""
 
 import re
 import sys
@@ -21,15 +21,22 @@ def sources(root: Path) -> Iterator[tuple[str, list[str]]]:
                 yield uri, fields.get("Suites", "").split()
 
 
+def rolling(name: str) -> list[str]:
+    """The names under which sources may offer a release: an unstable Debian is no release yet."""
+    return [name, "testing", "sid", "unstable"]
+
+
 def main() -> int:
-    """Print the first one that serves the release; exit 1 when there is none."""
-    for uri, suites in sources(Path("/etc/apt")):
-        if sys.argv[1] not in suites:
-            continue
-        if uri.startswith(("mirror+file:", "mirror:file:")):
-            uri = Path(uri.split("file:", 1)[1]).read_text().split()[0]
-        print(uri)
-        return 0
+    """Print the first mirror that serves the release, and its name there; exit 1 when none does."""
+    found = list(sources(Path("/etc/apt")))
+    for name in rolling(sys.argv[1]):
+        for uri, suites in found:
+            if name not in suites:
+                continue
+            if uri.startswith(("mirror+file:", "mirror:file:")):
+                uri = Path(uri.split("file:", 1)[1]).read_text().split()[0]
+            print(uri, name)
+            return 0
     return 1
 
 

@@ -1,9 +1,11 @@
 """Predicates that try an operation: each returns "" when it works, else the reason it does not."""
 
+import ctypes
 import functools
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from tests.support.user import subid_ranges
 
@@ -30,6 +32,22 @@ def overlay() -> str:
         f"mount -t tmpfs t /mnt && cd /mnt && mkdir l u w m && mount -t overlay o -o {options} m"
     )
     return _try("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", script)
+
+
+@functools.cache
+def landlock() -> str:
+    """The kernel has Landlock, and it is switched on."""
+    create_ruleset, version = 444, 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(create_ruleset, None, ctypes.c_size_t(0), ctypes.c_uint32(version)) > 0:
+        return ""
+    return f"no Landlock: {os.strerror(ctypes.get_errno())}"
+
+
+@functools.cache
+def user_mode_linux() -> bool:
+    """The kernel is User-Mode Linux, to which `int 0x80` is one more 64-bit system call."""
+    return "User Mode Linux" in Path("/proc/cpuinfo").read_text()
 
 
 @functools.cache

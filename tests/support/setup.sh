@@ -91,6 +91,7 @@ packages_test() {
     packages_run
     apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
+    apt_install user-mode-linux kmod || say "user-mode-linux is missing: nothing runs on a second kernel"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
         say "clang is missing: the decoder is fuzzed without coverage feedback"
 }
@@ -198,6 +199,8 @@ build() {
     [ -x "$venv/bin/sbx" ] && [ "$(cat "$venv/build.stamp" 2>/dev/null)" = "$stamp" ] && return 0
     say "building with $cc and installing into $venv"
     build_dir=$state/meson-$(printf %s "$cc" | sha256sum | cut -c1-8)
+    # Where there is no compiler, there is no archiver either.
+    case $cc in *ziglang*) export AR="${cc%% cc *} ar" ;; esac
     CC=$cc PATH="$venv/bin:$PATH" "$venv/bin/pip" install -qq --disable-pip-version-check --no-deps --no-index \
         --no-build-isolation --force-reinstall -Cbuild-dir="$build_dir" -Csetup-args=-Dwerror=$werror "$checkout"
     echo "$stamp" >"$venv/build.stamp"
@@ -219,9 +222,9 @@ debian_packages=gcc,libc6-dev,make,python3,python3-dev,python3-pip,python3-setup
 
 suite() { . /etc/os-release; echo "${VERSION_CODENAME:-}"; }
 
-# The mirror that this machine's own apt uses for its own release.
+# The mirror that this machine's own apt uses for its own release, and the name of that there.
 mirror() {
-    [ -z "${SBX_DEBIAN_MIRROR:-}" ] || { echo "$SBX_DEBIAN_MIRROR"; return 0; }
+    [ -z "${SBX_DEBIAN_MIRROR:-}" ] || { echo "$SBX_DEBIAN_MIRROR $(suite)"; return 0; }
     "${venv}/bin/python" "$checkout/tests/support/apt_mirror.py" "$(suite)"
 }
 
@@ -237,14 +240,14 @@ make_debian() {
             say "a Debian root file system needs debootstrap and root: tests that use it will skip"
             return 0
         fi
-        url=$(mirror) || fail "apt's sources name no mirror for $(suite)" "set SBX_DEBIAN_MIRROR"
+        found=$(mirror) || fail "apt's sources name no mirror for $(suite)" "set SBX_DEBIAN_MIRROR"
         say "making a Debian root file system in $path (about two minutes, once)"
         as_root rm -rf "$path.partial"
         testsuite=$(as_root sh -c 'apt-cache depends python3 2>/dev/null' |
             sed -n 's/^ *Depends: \(python3\.[0-9]*\)$/lib\1-testsuite/p' | head -n 1)
         components=$(. /etc/os-release; [ "${ID:-}" = ubuntu ] && echo main,universe || echo main)
         as_root debootstrap --variant=minbase --components="$components" \
-            --include="$debian_packages${testsuite:+,$testsuite}" "$(suite)" "$path.partial" "$url" \
+            --include="$debian_packages${testsuite:+,$testsuite}" "${found#* }" "$path.partial" "${found% *}" \
             >"$state/debootstrap.log" 2>&1 || { tail -n 15 "$state/debootstrap.log" >&2; fail "debootstrap failed"; }
         as_root sh -c "rm -rf '$path.partial'/var/cache/apt/archives/*.deb && mv '$path.partial' '$path'"
     fi
@@ -289,12 +292,22 @@ run_pytest() {
     say "pytest as $(user_name)"
     status=0
     as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$data/hypothesis" \
-        timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-1500}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
+        timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-3600}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
         "$venv/bin/python" -m coverage run -m pytest -p no:cacheprovider ${PYTEST_ARGS:-} || status=$?
     say "branch coverage"
     as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" sh -c 'cd "$1" && "$2" -m coverage combine -q && "$2" -m coverage report' \
         sh "$source" "$venv/bin/python" || true
     return $status
+}
+
+# What another kernel may answer differently, in a guest that boots it.
+vm_tests="tests/escape/test_probe.py tests/kernel/test_probe.py tests/kernel/test_hold.py
+    tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py"
+run_vm() {
+    sync_source
+    say "pytest in User-Mode Linux as $(user_name)"
+    as_user env PYTHONDONTWRITEBYTECODE=1 sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
+        "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin ${VM_ARGS:-$vm_tests}
 }
 
 demo() {
@@ -345,6 +358,7 @@ for word; do
         containment) containment ;;
         debian) make_debian ;;
         pytest) run_pytest ;;
+        vm) run_vm ;;
         demo) demo ;;
         bench) bench ;;
         where) where ;;

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Process 1 of the guest. The kernel's command line names the folder of results on the host; nothing
+# else of the host is written: the root is read-only, and what must be writable is a tmpfs.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+grep -q ' /dev devtmpfs ' /proc/mounts || mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+ln -s /proc/self/fd /dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do ln -s /proc/self/fd/${number%:*} /dev/${number#*:}; done
+for folder in /dev/shm /tmp /var/tmp; do mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs $folder; done
+for folder in /run /mnt; do mount -t tmpfs -o mode=755,nosuid,nodev tmpfs $folder; done
+
+mkdir -p /mnt/results /mnt/modules/lib /mnt/modules/usr/lib
+results=$(sed 's/.*results=\([^ ]*\).*/\1/' /proc/cmdline)
+mount -t hostfs -o "$results" results /mnt/results
+
+ln -s /usr/lib/uml/modules /mnt/modules/lib/modules
+ln -s /usr/lib/uml/modules /mnt/modules/usr/lib/modules
+for module in overlay tun veth bridge nf_tables nft_masq; do modprobe -d /mnt/modules $module; done
+
+# The loopback interface is up, as on every host.
+python3 -c 'import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))'
+
+# A subtree of the user's own, as systemd would delegate it; the command itself is in a leaf of it.
+mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
+echo '+cpu +memory +pids +io' >/sys/fs/cgroup/cgroup.subtree_control
+user=/sys/fs/cgroup/user
+mkdir -p $user/command
+read -r owner </mnt/results/owner
+for file in '' cgroup.procs cgroup.threads cgroup.subtree_control; do chown "$owner" "$user/$file"; done
+for file in '' cgroup.procs cgroup.threads cgroup.subtree_control; do chown "$owner" "$user/command/$file"; done
+
+sh -c "echo \$\$ >$user/command/cgroup.procs && exec sh /mnt/results/command" >/mnt/results/output 2>&1 </dev/null
+echo $? >/mnt/results/status
+sync
+python3 -c 'import ctypes; ctypes.CDLL(None).reboot(0x4321fedc)'
