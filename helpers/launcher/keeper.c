@@ -32,13 +32,6 @@ static uint64_t now_ms(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000U + (uint64_t)t.tv_nsec / 1000000U;
 }
 
-static uint64_t realtime_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
 static void drop(int *fd)
 {
 	if (*fd >= 0)
@@ -157,53 +150,11 @@ static void forward_records(struct keeper *k)
 	}
 }
 
-/* ---- the log -----------------------------------------------------------------------------------
- * { u64 ns since the epoch, u32 bytes, u8 stream, 3 zero bytes } and the bytes; stream 1 and 2 are
- * the payload's. A file begins with an entry of stream 0: how many bytes the files before it held.
- * Two files: when one is full it takes the other's name, and the oldest half of the log goes. */
+/* ---- the output ----------------------------------------------------------------------------------- */
 
-struct entry {
-	uint64_t at_ns;
-	uint32_t bytes;
-	uint8_t stream, zero[3];
-};
-
-static int append(struct keeper *k, uint8_t stream, const void *data, uint32_t bytes)
+/* Once: the log itself tells nothing of what is not in it. */
+static void say_lost(struct keeper *k)
 {
-	struct entry entry = { realtime_ns(), bytes, stream, { 0 } };
-	struct iovec parts[2] = { { &entry, sizeof(entry) }, { (void *)(uintptr_t)data, bytes } };
-	ssize_t whole = (ssize_t)(sizeof(entry) + bytes), n = writev(k->log, parts, 2);
-	if (n == whole) {
-		k->log_bytes += (uint64_t)whole;
-		return 0;
-	}
-	int error = n < 0 ? errno : ENOSPC;
-	/* A reader counts on whole entries. */
-	if (n > 0 && ftruncate(k->log, (off_t)k->log_bytes) < 0)
-		drop(&k->log);
-	errno = error;
-	return -1;
-}
-
-static void open_log(struct keeper *k)
-{
-	k->log = openat(FD_FOLDER, "log", O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-	k->log_bytes = 0;
-	if (k->log >= 0)
-		append(k, 0, &k->log_before, sizeof(k->log_before));
-}
-
-static void write_log(struct keeper *k, uint8_t stream, const void *data, uint32_t bytes)
-{
-	if (k->log >= 0 && k->log_bytes + bytes > k->log_max / 2 && k->log_bytes > 64) {
-		k->log_before += k->log_bytes;
-		renameat(FD_FOLDER, "log", FD_FOLDER, "log.1");
-		drop(&k->log);
-	}
-	if (k->log < 0)
-		open_log(k);
-	if (k->log >= 0 && append(k, stream, data, bytes) == 0)
-		return;
 	struct failure lost = { .op = -1 };
 	fail(&lost, "output was lost: it cannot be written to the log");
 	if (!k->log_lost++)
@@ -221,7 +172,8 @@ static void read_output(struct keeper *k, int which, int turns)
 		if (n <= 0)
 			drop(&k->outputs[which]);
 		else
-			write_log(k, (uint8_t)(which + 1), chunk, (uint32_t)n);
+			if (log_write(&k->log, (uint8_t)(which + 1), chunk, (uint32_t)n) < 0)
+				say_lost(k);
 	}
 }
 
@@ -364,10 +316,10 @@ int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f)
 	memset(k, 0, sizeof(*k));
 	k->flags = take_u32(&op.body);
 	k->restarts = take_u32(&op.body);
-	k->log_max = take_u64(&op.body);
+	k->log = (struct log){ .folder = FD_FOLDER, .fd = -1, .max = take_u64(&op.body) };
 	k->timeout_ms = take_u64(&op.body);
 	k->grace_ms = take_u64(&op.body);
-	k->input = k->master = k->slave = k->outputs[0] = k->outputs[1] = k->log = k->exited = k->pidfd = -1;
+	k->input = k->master = k->slave = k->outputs[0] = k->outputs[1] = k->exited = k->pidfd = -1;
 	for (int i = 0; i < NAMESPACE_COUNT; i++)
 		k->namespaces[i] = -1;
 	for (int i = 0; i < KEEP_CLIENTS; i++)
@@ -418,7 +370,7 @@ void keeper_leave_to_child(struct keeper *k, const int child[3])
 	drop(&k->upstream);
 	drop(&k->records);
 	drop(&k->events);
-	drop(&k->log);
+	log_close(&k->log);
 	drop(&k->input);
 	drop(&k->outputs[0]);
 	drop(&k->outputs[1]);

@@ -5,6 +5,7 @@
 #define SBX_KEEPER_H
 
 #include "launch.h"
+#include "log.h"
 
 /* What a kept sandbox inherits beside FD_PLAN … FD_OWNER, and the descriptors that KEEP lists: locked
  * files, never used, for the kernel drops their locks when the launcher ends. */
@@ -20,7 +21,7 @@
 struct keeper {
 	uint32_t flags;
 	uint32_t restarts; /* how often it may be started again after a failure */
-	uint64_t log_max, timeout_ms, grace_ms;
+	uint64_t timeout_ms, grace_ms;
 	int upstream; /* who started us, -1 once gone */
 	int records;  /* our end of what init, payload and we ourselves send as FD_CHANNEL */
 	int events;   /* the file of records */
@@ -36,10 +37,8 @@ struct keeper {
 	int input;	      /* the payload's input, -1 */
 	int master, slave;    /* its terminal, held so that it never hangs up while it lives, -1 */
 	int outputs[2];	      /* its outputs, -1 when they are not ours or at their end */
-	int log;	      /* -1 when it cannot be written */
-	uint64_t log_bytes;   /* in the present file */
-	uint64_t log_before;  /* in all files before it */
-	uint64_t log_lost;    /* how often it could not be written */
+	struct log log;
+	int log_lost;
 	int namespaces[NAMESPACE_COUNT];
 	int clients[KEEP_CLIENTS];
 };
