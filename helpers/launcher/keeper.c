@@ -179,9 +179,15 @@ static void read_output(struct keeper *k, int which, int turns)
 
 /* ---- orders ------------------------------------------------------------------------------------ */
 
+/* Not reaped yet, the child keeps its number: kill(2) reaches it and no other. */
+static int send_signal(struct keeper *k, int signal)
+{
+	return k->pidfd < 0 ? (errno = ESRCH, -1) : kill(k->pid, signal);
+}
+
 static void kill_all(struct keeper *k)
 {
-	kill(k->pid, SIGKILL);
+	send_signal(k, SIGKILL);
 }
 
 static int pass_order(struct keeper *k, unsigned char order)
@@ -192,7 +198,7 @@ static int pass_order(struct keeper *k, unsigned char order)
 	if (order && !k->ready)
 		return errno = EAGAIN, -1;
 	if (order && !k->has_init)
-		return order <= 64 ? kill(k->pid, order) : (errno = EOPNOTSUPP, -1);
+		return order <= 64 ? send_signal(k, order) : (errno = EOPNOTSUPP, -1);
 	return write(FD_LIFELINE_END, &order, 1) == 1 ? 0 : -1;
 }
 

@@ -98,11 +98,22 @@ static void close_strangers(const struct plan *plan)
 	sys_close_range(next, ~0U);
 }
 
+/* What was sent as FD_CHANNEL in a kept sandbox waits with us: it must go on before we do. */
+static struct keeper *kept_by;
+
+static _Noreturn void end_launcher(enum stage stage, const struct failure *f)
+{
+	send_failure(EVENT_ERROR, stage, f);
+	if (kept_by)
+		keeper_finish(kept_by);
+	_exit(CODE_SETUP_FAILED);
+}
+
 static void move_to(struct failure *f, int from, int to)
 {
 	if (dup3(from, to, O_CLOEXEC) < 0) {
 		fail(f, "dup3");
-		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_CLONE, f);
 	}
 	close(from);
 }
@@ -112,7 +123,7 @@ static void make_pipes(struct failure *f)
 	int exec_pipe[2], lifeline[2];
 	if (pipe2(exec_pipe, O_CLOEXEC) < 0 || pipe2(lifeline, O_CLOEXEC) < 0) {
 		fail(f, "pipe2");
-		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_CLONE, f);
 	}
 	move_to(f, exec_pipe[0], FD_EXEC_WATCH);
 	move_to(f, exec_pipe[1], FD_EXEC_PIPE);
@@ -129,13 +140,13 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct f
 	find_operation(plan, OP_JOIN, &join);
 	f->op = join.opcode ? join.index : op.index;
 	if (join.opcode && join_prepare(plan, namespaces, f) < 0)
-		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_CLONE, f);
 	if (detached && keeper_make_stdio(keeper, stdio, f) < 0)
-		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_CLONE, f);
 	pid_t pid = sys_clone(join.opcode ? 0 : take_u32(&op.body), pidfd);
 	if (pid < 0) {
 		fail(f, "clone");
-		give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_CLONE, f);
 	}
 	if (pid == 0) {
 		close(FD_LIFELINE_END);
@@ -178,11 +189,11 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 			     : idmap_write_direct(-1, pid, pidfd, &uid_map, &gid_map, (int)deny, &error);
 	if (result < 0) {
 		fail_with(f, error.error, error.text);
-		give_up(STAGE_MAP, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_MAP, f);
 	}
 	if (write(FD_LIFELINE_END, "", 1) != 1) {
 		fail(f, "lifeline");
-		give_up(STAGE_MAP, f, CODE_SETUP_FAILED);
+		end_launcher(STAGE_MAP, f);
 	}
 }
 
@@ -336,7 +347,7 @@ int main(void)
 	if (wanted < 0)
 		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
 	if (wanted)
-		keeper = &kept;
+		kept_by = keeper = &kept;
 	do {
 		status = live(&plan, keeper, &failure);
 		if (keeper)

@@ -141,6 +141,8 @@ def _rootfs_error(path: str) -> RootfsError | None:
             cause=f"it is {_KINDS[stat.S_IFMT(mode)]}, not a directory",
             hint=archive if stat.S_ISREG(mode) else "name a directory that holds one",
         )
-    if not os.access(path, os.X_OK, effective_ids=True):
+    try:
+        os.stat(f"{path}/.")  # as access(2) with the effective ids, which filters may refuse
+    except OSError:
         return RootfsError(what, cause="permission denied", hint="chmod it, or run as its owner")
     return None

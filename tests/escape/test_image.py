@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def sums() -> dict[str, str]:
     paths = [native("sbx-launcher"), native("sbx-idmap"), os.path.realpath(sys.executable)]
     paths += [path for name in ("newuidmap", "newgidmap") if (path := shutil.which(name))]
     return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+
+
+def wait_for_text(path: Path, text: str) -> None:
+    """Wait until a file that is being written is complete."""
+    end = time.monotonic() + 30
+    while path.read_text() == "" and time.monotonic() < end:
+        time.sleep(0.02)
+    assert path.read_text() == text
 
 
 @pytest.mark.parametrize("init", ["--init", "--no-init"])
@@ -75,3 +84,25 @@ def test_programs_are_not_overwritten(
     assert done.stdout == "opened 0 of others, wrote to 0\n"
     assert sums() == before
     assert (attack_rootfs / "attack").read_bytes() == program
+
+
+@pytest.mark.parametrize("policy", ["strict", "default"])
+def test_a_joining_launcher_cannot_be_taken_hold_of(
+    sbx: Sbx, attack_rootfs: Path, tmp_path: Path, policy: str
+) -> None:
+    """The payload grasps at every process that appears while commands enter its sandbox."""
+    before = sums()
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ("--policy", policy, "-v", f"{out}:/out", "--name", f"hold-{policy}")
+    begun = sbx("run", "-d", *words, attack_rootfs, "/attack", "exes", "4000")
+    assert begun.returncode == 0, begun.stderr
+    entered = 0
+    while not (out / "result").exists() or not (out / "result").read_text():
+        done = sbx("exec", f"hold-{policy}", "/attack", "daemon", "3")
+        if done.returncode != 3:  # it has ended meanwhile
+            break
+        entered += 1
+    assert entered > 3
+    wait_for_text(out / "result", "opened 0 of others, wrote to 0\n")
+    assert sums() == before

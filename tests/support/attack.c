@@ -384,6 +384,8 @@ static int take_programs(int ms)
 	char path[64];
 	struct stat own, other;
 	struct timespec now, begin;
+	if (access("/out", W_OK) == 0 && !freopen("/out/result", "w", stdout))
+		return 9;
 	stat("/proc/self/exe", &own);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	do {

@@ -57,7 +57,14 @@ def test_a_rootfs_of_another_kind(tmp_path: Path) -> None:
 def test_a_rootfs_that_may_not_be_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda *_, **__: allowed)
+    stat = os.stat
+
+    def look(path: str) -> os.stat_result:
+        if path == f"{tmp_path}/." and not allowed:
+            raise PermissionError(13, "Permission denied")
+        return stat(path)
+
+    monkeypatch.setattr(os, "stat", look)
     task = Task(str(tmp_path), ("ls",))
     assert [line.rpartition(": ")[2] for line in task_problems(task)] == (
         [] if allowed else ["permission denied"]
