@@ -29,6 +29,7 @@ struct abi_open_how {
 	uint64_t mode;
 	uint64_t resolve;
 };
+#define ABI_RESOLVE_NO_XDEV 0x01
 #define ABI_RESOLVE_NO_MAGICLINKS 0x02
 #define ABI_RESOLVE_NO_SYMLINKS 0x04
 #define ABI_RESOLVE_BENEATH 0x08

@@ -26,16 +26,29 @@ enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
 #define CODE_NOT_EXECUTABLE 126
 #define CODE_NOT_FOUND 127
 
+/* A mount of our own on a directory of the kernel's, /proc, /dev or /sys of the new root. */
+struct own_mount {
+	const char *path;
+	size_t length;
+	int mount;
+};
+
+#define MAX_OWN_MOUNTS 4
+
 /* Descriptors and maps that the operations of one process hand on to each other. */
 struct context {
 	struct failure failure;
 	int stage;    /* the staging tmpfs; also the working directory until the pivot */
 	int root;     /* the new root */
 	int procfs;   /* a procfs of the sandbox's pid namespace that nothing else sees */
+	int fresh;    /* ... which we have made ourselves */
+	int covers;   /* the files and directories that we made, on a read-only mount */
 	int terminal; /* the payload's end of the sandbox's own terminal, or -1 */
 	int ruleset;  /* Landlock ruleset under construction, or -1 */
 	int *sources; /* by operation: the detached tree of its source, or -1 */
 	int joined;   /* the namespaces are those of a sandbox that lives already */
+	struct own_mount own[MAX_OWN_MOUNTS];
+	size_t own_count;
 	int inner_user;
 	int inner_deny_setgroups;
 	struct idmap_extent inner_uids[340];

@@ -21,6 +21,8 @@
 #include <time.h>
 
 #define IN_ROOT (ABI_RESOLVE_IN_ROOT | ABI_RESOLVE_NO_MAGICLINKS)
+#define ALL_ATTRIBUTES                                                                             \
+	(ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV | ABI_MOUNT_ATTR_NOEXEC)
 #define KERNEL_DIRECTORY 0x1U /* FILESYSTEM: the target may not be reached through symlinks */
 
 static void close_fd(int *fd)
@@ -124,6 +126,75 @@ static int attach(struct context *ctx, int mount, int target, const char *path)
 	return 0;
 }
 
+/* ---- inside mounts of our own ------------------------------------------------------------ */
+
+/* Where something stands on a mount of our own: name `name` in directory `dir`. */
+struct place {
+	int dir;
+	int opened; /* what there is to close afterwards, or -1 */
+	const char *name;
+};
+static void close_place(struct place *p)
+{
+	close_fd(&p->opened);
+}
+#define SCOPED_PLACE __attribute__((cleanup(close_place))) struct place
+
+/* Find `path` below one of our mounts. What is on them comes from the kernel
+ * or from us and no process of the sandbox exists yet, so nothing can be exchanged between two calls:
+ * what is attached there needs no second look, unlike in the rootfs. No link is followed, no other
+ * mount crossed. 0; or -1 with errno, EXDEV when the path does not lie on a mount of ours. */
+static int find_own(const struct context *ctx, const char *path, struct place *p)
+{
+	char parent[PATH_MAX];
+	*p = (struct place){ -1, -1, NULL };
+	for (size_t i = ctx->own_count; i-- > 0;) {
+		const struct own_mount *own = &ctx->own[i];
+		if (strncmp(path, own->path, own->length) != 0 || path[own->length] != '/')
+			continue;
+		const char *from = path + own->length + 1;
+		const char *slash = strrchr(from, '/');
+		p->dir = own->mount;
+		p->name = slash ? slash + 1 : from;
+		if (!slash)
+			return 0;
+		size_t length = (size_t)(slash - from);
+		if (length >= sizeof(parent))
+			return errno = ENAMETOOLONG, -1;
+		memcpy(parent, from, length);
+		parent[length] = 0;
+		p->dir = p->opened = sys_openat2(own->mount, parent, O_PATH | O_DIRECTORY,
+						 ABI_RESOLVE_BENEATH | ABI_RESOLVE_NO_SYMLINKS |
+							 ABI_RESOLVE_NO_XDEV);
+		return p->dir < 0 ? -1 : 0;
+	}
+	return errno = EXDEV, -1;
+}
+
+static int remember_own(struct context *ctx, const char *path, int mount)
+{
+	if (ctx->own_count == MAX_OWN_MOUNTS)
+		return fail_with(&ctx->failure, E2BIG, path);
+	ctx->own[ctx->own_count++] = (struct own_mount){ path, strlen(path), mount };
+	return 0;
+}
+
+/* Attach a new file system. Those of the kernel's directories are worked on later: they are kept. */
+static int attach_filesystem(struct context *ctx, int mount, const char *path, unsigned flags)
+{
+	SCOPED_PLACE place;
+	SCOPED_FD made = mount;
+	if (find_own(ctx, path, &place) == 0)
+		return sys_move_mount(mount, place.dir, place.name) < 0 ? fail(&ctx->failure, path) : 0;
+	SCOPED_FD target = open_target(ctx, path, 1, flags);
+	if (target < 0 || attach(ctx, mount, target, path) < 0)
+		return -1;
+	if (!(flags & KERNEL_DIRECTORY))
+		return 0;
+	made = -1;
+	return remember_own(ctx, path, mount);
+}
+
 /* ---- file systems ---------------------------------------------------------------------- */
 
 /* The kernel's own words wait in the context's log: "e overlay: ...". */
@@ -194,14 +265,17 @@ static int op_stage(struct context *ctx, struct cursor *c)
 	if (ctx->procfs < 0 || sys_move_mount(ctx->stage, ctx->procfs, "") < 0 ||
 	    fchdir(ctx->stage) < 0)
 		return fail(&ctx->failure, "/proc");
-	static const char *const folders[] = { "root", "lower", "upper", "work",
-					       "kept", "proc",	"empty" };
+	static const char *const folders[] = { "root", "proc", "covers", "made", "made/empty" };
 	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++)
-		if (mkdirat(ctx->stage, folders[i], 0755) < 0)
+		if (mkdirat(ctx->stage, folders[i], i < 4 ? 0755 : 0555) < 0)
 			return fail(&ctx->failure, folders[i]);
-	if (fchmodat(ctx->stage, "empty", 0555, 0) < 0 ||
-	    mknodat(ctx->stage, "blank", S_IFREG | 0444, 0) < 0)
+	if (mknodat(ctx->stage, "made/blank", S_IFREG | 0444, 0) < 0)
 		return fail(&ctx->failure, "blank");
+	/* Clones of a mount keep its attributes: what is shown from here is read-only at once. */
+	ctx->covers = sys_open_tree(ctx->stage, "made");
+	if (ctx->covers < 0 || set_attributes(ctx->covers, ALL_ATTRIBUTES) < 0 ||
+	    sys_move_mount(ctx->covers, ctx->stage, "covers") < 0)
+		return fail(&ctx->failure, "covers");
 	return 0;
 }
 
@@ -222,6 +296,7 @@ static int op_procfs(struct context *ctx, struct cursor *c)
 			return fail(&ctx->failure, "move_mount");
 		close(ctx->procfs);
 		ctx->procfs = fresh;
+		ctx->fresh = 1;
 	}
 	if (fstatfs(ctx->procfs, &fs) < 0 || fs.f_type != 0x9fa0 /* PROC_SUPER_MAGIC */)
 		return fail_with(&ctx->failure, ESTALE, "/proc is not a procfs");
@@ -289,6 +364,8 @@ static int prepare_upper(struct context *ctx, int lower, const char *keep)
 {
 	struct stat st;
 	if (*keep) {
+		if (mkdirat(ctx->stage, "kept", 0755) < 0)
+			return fail(&ctx->failure, "kept");
 		SCOPED_FD host = open(keep, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		SCOPED_FD tree = host < 0 ? -1 : sys_open_tree(host, "");
 		if (tree < 0 || sys_move_mount(tree, ctx->stage, "kept") < 0)
@@ -298,7 +375,9 @@ static int prepare_upper(struct context *ctx, int lower, const char *keep)
 			return fail(&ctx->failure, keep);
 		return 0;
 	}
-	if (fstat(lower, &st) < 0 || fchmodat(ctx->stage, "upper", st.st_mode & 07777, 0) < 0)
+	if (fstat(lower, &st) < 0 || mkdirat(ctx->stage, "upper", 0700) < 0 ||
+	    fchmodat(ctx->stage, "upper", st.st_mode & 07777, 0) < 0 ||
+	    mkdirat(ctx->stage, "work", 0755) < 0)
 		return fail(&ctx->failure, "upper");
 	return 0;
 }
@@ -384,7 +463,7 @@ static int op_root_overlay(struct context *ctx, struct operation *op)
 	skip_identity(c);
 	const char *keep = take_string(c);
 
-	if (sys_move_mount(lower, ctx->stage, "lower") < 0)
+	if (mkdirat(ctx->stage, "lower", 0755) < 0 || sys_move_mount(lower, ctx->stage, "lower") < 0)
 		return fail(&ctx->failure, "lower");
 	if (prepare_upper(ctx, lower, keep) < 0)
 		return -1;
@@ -422,6 +501,16 @@ static int op_root_bind(struct context *ctx, struct operation *op)
 	return 0;
 }
 
+/* The set-up's procfs once more: the options of a procfs belong to its superblock, read-only and
+ * covered places to each mount. */
+static int clone_procfs(struct context *ctx, unsigned attributes)
+{
+	int mount = sys_open_tree(ctx->procfs, "");
+	if (mount < 0 || set_attributes(mount, attributes) < 0)
+		return fail(&ctx->failure, "/proc");
+	return mount;
+}
+
 static int op_filesystem(struct context *ctx, struct cursor *c)
 {
 	const char *type = take_string(c), *path = take_string(c);
@@ -433,11 +522,10 @@ static int op_filesystem(struct context *ctx, struct cursor *c)
 	for (uint32_t i = 0; i < count; i++)
 		options[i] = take_string(c);
 
-	SCOPED_FD target = open_target(ctx, path, 1, flags);
-	if (target < 0)
-		return -1;
-	SCOPED_FD mount = new_filesystem(ctx, type, options, count, attributes);
-	return mount < 0 ? -1 : attach(ctx, mount, target, path);
+	int mount = !count && ctx->fresh && strcmp(type, "proc") == 0
+			    ? clone_procfs(ctx, attributes)
+			    : new_filesystem(ctx, type, options, count, attributes);
+	return mount < 0 ? -1 : attach_filesystem(ctx, mount, path, flags);
 }
 
 static int op_bind(struct context *ctx, struct operation *op)
@@ -461,70 +549,49 @@ static int op_bind(struct context *ctx, struct operation *op)
 }
 
 /* The host's node is bound: mknod of devices is not allowed in a user namespace. It must be
- * the very device: a name in /dev proves nothing. /dev is our own tmpfs by now: nobody else can
- * make or exchange anything there. */
+ * the very device: a name in /dev proves nothing, so what was cloned is looked at. Read-only does
+ * not stop writing to a device: it keeps the host's inode, its times and mode, as it is. */
 static int op_device(struct context *ctx, struct cursor *c)
 {
 	const char *name = take_string(c);
 	uint32_t major_number = take_u32(c);
 	uint32_t minor_number = take_u32(c);
-	dev_t want = makedev(major_number, minor_number);
 	char path[64];
+	struct stat st;
 	snprintf(path, sizeof(path), "/dev/%s", name);
 
-	SCOPED_FD node = sys_openat2(AT_FDCWD, path, O_PATH, ABI_RESOLVE_NO_SYMLINKS);
-	struct stat st;
+	SCOPED_PLACE place;
+	SCOPED_FD node = sys_open_tree(AT_FDCWD, path);
 	if (node < 0 || fstat(node, &st) < 0)
 		return fail(&ctx->failure, path);
-	if (!S_ISCHR(st.st_mode) || st.st_rdev != want)
+	if (!S_ISCHR(st.st_mode) || st.st_rdev != makedev(major_number, minor_number))
 		return fail_with(&ctx->failure, ENODEV, path);
-	SCOPED_FD tree = sys_open_tree(node, "");
-	SCOPED_FD dev = sys_openat2(ctx->root, "/dev", O_PATH | O_DIRECTORY,
-				    IN_ROOT | ABI_RESOLVE_NO_SYMLINKS);
-	if (tree < 0 || dev < 0 || mknodat(dev, name, S_IFREG | 0666, 0) < 0)
-		return fail(&ctx->failure, path);
-	/* Read-only does not stop writing to a device: it keeps the host's inode, its times and
-	 * mode, as it is. */
-	if (set_attributes(tree, ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID |
-					 ABI_MOUNT_ATTR_NOEXEC) < 0 ||
-	    sys_move_mount(tree, dev, name) < 0)
+	if (find_own(ctx, path, &place) < 0 || mknodat(place.dir, place.name, S_IFREG | 0666, 0) < 0 ||
+	    set_attributes(node, ALL_ATTRIBUTES & ~ABI_MOUNT_ATTR_NODEV) < 0 ||
+	    sys_move_mount(node, place.dir, place.name) < 0)
 		return fail(&ctx->failure, path);
 	return 0;
 }
 
-static int open_parent(struct context *ctx, const char *path, const char **name)
-{
-	char parent[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	if (!slash || strlen(path) >= sizeof(parent))
-		return fail_with(&ctx->failure, EINVAL, path);
-	memcpy(parent, path, (size_t)(slash - path) + 1);
-	parent[slash - path + 1] = 0;
-	*name = slash + 1;
-	int fd = sys_openat2(ctx->root, parent, O_PATH | O_DIRECTORY, IN_ROOT);
-	return fd < 0 ? fail(&ctx->failure, parent) : fd;
-}
-
 static int op_symlink(struct context *ctx, struct cursor *c)
 {
-	const char *text = take_string(c), *path = take_string(c), *name;
-	SCOPED_FD parent = open_parent(ctx, path, &name);
-	if (parent < 0)
-		return -1;
-	return symlinkat(text, parent, name) < 0 ? fail(&ctx->failure, path) : 0;
+	const char *text = take_string(c), *path = take_string(c);
+	SCOPED_PLACE place;
+	if (find_own(ctx, path, &place) < 0 || symlinkat(text, place.dir, place.name) < 0)
+		return fail(&ctx->failure, path);
+	return 0;
 }
 
 static int op_directory(struct context *ctx, struct cursor *c)
 {
-	const char *path = take_string(c), *name;
+	const char *path = take_string(c);
 	mode_t mode = take_u32(c);
-	SCOPED_FD parent = open_parent(ctx, path, &name);
-	if (parent < 0)
-		return -1;
-	if (mkdirat(parent, name, mode) < 0)
-		return fail(&ctx->failure, path);
+	SCOPED_PLACE place;
 	/* mkdirat applies the umask, fchmodat does not. */
-	return fchmodat(parent, name, mode, 0) < 0 ? fail(&ctx->failure, path) : 0;
+	if (find_own(ctx, path, &place) < 0 || mkdirat(place.dir, place.name, mode) < 0 ||
+	    fchmodat(place.dir, place.name, mode, 0) < 0)
+		return fail(&ctx->failure, path);
+	return 0;
 }
 
 /* A file of ours, shown read-only over the rootfs's own: nothing is written into the rootfs.
@@ -535,34 +602,37 @@ static int op_file(struct context *ctx, struct cursor *c)
 	struct bytes content = take_bytes(c);
 	uint32_t number = take_u32(c);
 	char name[24];
-	snprintf(name, sizeof(name), "file%u", number);
+	snprintf(name, sizeof(name), "made/file%u", number);
 
 	SCOPED_FD file = openat(ctx->stage, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (file < 0 || write(file, content.data, content.length) != (ssize_t)content.length)
-		return fail(&ctx->failure, name);
-	SCOPED_FD tree = sys_open_tree(ctx->stage, name);
-	if (tree < 0 || set_attributes(tree, ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID |
-						     ABI_MOUNT_ATTR_NODEV |
-						     ABI_MOUNT_ATTR_NOEXEC) < 0)
 		return fail(&ctx->failure, name);
 	SCOPED_FD target = open_target(ctx, path, 0, 0);
 	if (target < 0) {
 		send_failure(EVENT_WARNING, STAGE_SETUP, &ctx->failure);
 		return 0;
 	}
-	return attach(ctx, tree, target, path);
+	SCOPED_FD tree = sys_open_tree(ctx->covers, strchr(name, '/') + 1);
+	return tree < 0 ? fail(&ctx->failure, name) : attach(ctx, tree, target, path);
 }
 
 /* ---- masks ----------------------------------------------------------------------------- */
 
-static int open_kernel_path(struct context *ctx, const char *path, struct stat *st)
+/* The cover is an empty file or directory that we made ourselves: the rootfs's /dev/null may
+ * be anything. */
+static int clone_cover(const struct context *ctx, mode_t mode)
 {
-	int fd = sys_openat2(ctx->root, path, O_PATH, IN_ROOT | ABI_RESOLVE_NO_SYMLINKS);
-	if (fd >= 0 && fstat(fd, st) < 0) {
-		close(fd);
-		fd = -1;
-	}
-	return fd;
+	return sys_open_tree(ctx->covers, S_ISDIR(mode) ? "empty" : "blank");
+}
+
+/* The same place once more, read-only. */
+static int clone_read_only(int dir, const char *name)
+{
+	int tree = sys_open_tree(dir, name);
+	if (tree < 0 || set_attributes(tree, ALL_ATTRIBUTES) == 0)
+		return tree;
+	close(tree);
+	return -1;
 }
 
 static int absent(int error)
@@ -570,36 +640,32 @@ static int absent(int error)
 	return error == ENOENT || error == ENOTDIR || error == EACCES;
 }
 
-/* The cover is an empty file or directory that we made ourselves: the rootfs's /dev/null may
- * be anything. */
-static int op_mask(struct context *ctx, struct cursor *c)
+static int cover_in_root(struct context *ctx, const char *path, int hide)
 {
-	const char *path = take_string(c);
 	struct stat st;
-	SCOPED_FD target = open_kernel_path(ctx, path, &st);
-	if (target < 0)
+	SCOPED_FD target = sys_openat2(ctx->root, path, O_PATH, IN_ROOT | ABI_RESOLVE_NO_SYMLINKS);
+	if (target < 0 || fstat(target, &st) < 0)
 		return absent(errno) ? 0 : fail(&ctx->failure, path);
-	SCOPED_FD cover = sys_open_tree(ctx->stage, S_ISDIR(st.st_mode) ? "empty" : "blank");
-	if (cover < 0 || set_attributes(cover, ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID |
-						       ABI_MOUNT_ATTR_NODEV |
-						       ABI_MOUNT_ATTR_NOEXEC) < 0)
-		return fail(&ctx->failure, path);
-	return attach(ctx, cover, target, path);
+	SCOPED_FD cover = hide ? clone_cover(ctx, st.st_mode) : clone_read_only(target, "");
+	return cover < 0 ? fail(&ctx->failure, path) : attach(ctx, cover, target, path);
 }
 
-static int op_lock(struct context *ctx, struct cursor *c)
+/* Hide `path`, or only make it read-only; what is not there needs neither. */
+static int op_cover(struct context *ctx, struct cursor *c, int hide)
 {
 	const char *path = take_string(c);
 	struct stat st;
-	SCOPED_FD target = open_kernel_path(ctx, path, &st);
-	if (target < 0)
+	SCOPED_PLACE place;
+	if (find_own(ctx, path, &place) < 0 && errno == EXDEV)
+		return cover_in_root(ctx, path, hide);
+	if (place.dir < 0 || fstatat(place.dir, place.name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return absent(errno) ? 0 : fail(&ctx->failure, path);
-	SCOPED_FD tree = sys_open_tree(target, "");
-	if (tree < 0 || set_attributes(tree, ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID |
-						     ABI_MOUNT_ATTR_NODEV |
-						     ABI_MOUNT_ATTR_NOEXEC) < 0)
+	if (S_ISLNK(st.st_mode))
+		return fail_with(&ctx->failure, ELOOP, path);
+	SCOPED_FD cover = hide ? clone_cover(ctx, st.st_mode) : clone_read_only(place.dir, place.name);
+	if (cover < 0 || sys_move_mount(cover, place.dir, place.name) < 0)
 		return fail(&ctx->failure, path);
-	return attach(ctx, tree, target, path);
+	return 0;
 }
 
 static int op_remount(struct context *ctx, struct cursor *c)
@@ -625,6 +691,9 @@ static int op_pivot(struct context *ctx)
 		return fail(&ctx->failure, "umount of the old root");
 	if (chdir("/") < 0)
 		return fail(&ctx->failure, "/");
+	/* A working directory that is a link to /proc/self/fd/N must lead nowhere. */
+	while (ctx->own_count > 0)
+		close(ctx->own[--ctx->own_count].mount);
 	return 0;
 }
 
@@ -777,9 +846,9 @@ int setup_operation(struct context *ctx, struct operation *op)
 	case OP_FILE:
 		return op_file(ctx, c);
 	case OP_MASK:
-		return op_mask(ctx, c);
+		return op_cover(ctx, c, 1);
 	case OP_LOCK:
-		return op_lock(ctx, c);
+		return op_cover(ctx, c, 0);
 	case OP_REMOUNT:
 		return op_remount(ctx, c);
 	case OP_PIVOT:

@@ -44,14 +44,17 @@ static inline int sys_fsmount(int fd, unsigned attributes)
 	return sys_noted(syscall(NR_fsmount, fd, ABI_FSMOUNT_CLOEXEC, attributes), "fsmount");
 }
 
-/* Clone the mount (and all below it) that `path` under `dirfd` stands on, detached. */
+/* Clone the mount (and all below it) that `path` under `dirfd` stands on, detached. A symbolic
+ * link at its end is not followed. */
 static inline int sys_open_tree(int dirfd, const char *path)
 {
 	unsigned flags = ABI_OPEN_TREE_CLONE | ABI_OPEN_TREE_CLOEXEC | ABI_AT_EMPTY_PATH |
-			 ABI_AT_RECURSIVE;
+			 ABI_AT_RECURSIVE | AT_SYMLINK_NOFOLLOW;
 	return sys_noted(syscall(NR_open_tree, dirfd, path, flags), "open_tree");
 }
 
+/* Attach to `to` under `to_dirfd`, or to the descriptor itself when `to` is empty. A symbolic link
+ * at its end is not followed. */
 static inline int sys_move_mount(int from, int to_dirfd, const char *to)
 {
 	unsigned flags = ABI_MOVE_MOUNT_F_EMPTY_PATH | (*to ? 0U : ABI_MOVE_MOUNT_T_EMPTY_PATH);
