@@ -440,9 +440,11 @@ _Noreturn void init_main(const struct plan *plan)
 		_exit(CODE_SETUP_FAILED);
 	*ctx = (struct context){ .stage = -1, .root = -1, .procfs = -1, .terminal = -1, .ruleset = -1 };
 	ctx->failure.op = -1;
+	ctx->network.made = -1;
 
 	prctl(PR_SET_NAME, "init", 0, 0, 0);
 	die_with_parent();
+	start_network(ctx, plan);
 	become_outer_root(ctx, plan);
 	run_setup(ctx, plan);
 	if (plan_has(plan, OP_KEEP))

@@ -95,6 +95,9 @@ struct abi_cap_data {
 #define ABI_CLONE_NEWTIME 0x00000080
 #define ABI_CLONE_PIDFD 0x00001000
 
+/* ioctl_ns(2), of a socket */
+#define ABI_SIOCGSKNS 0x894C
+
 /* ioctl_tty(2), keyctl(2), seccomp(2), prctl(2) */
 #define ABI_TIOCGPTPEER 0x5441
 #define ABI_TIOCSPTLCK 0x40045431

@@ -35,6 +35,17 @@ struct own_mount {
 
 #define MAX_OWN_MOUNTS 4
 
+/* The network namespace in the making. */
+struct network {
+	int wanted;	  /* and not yet joined */
+	int32_t op;	  /* the operation that asks for it, then the one that failed */
+	int32_t loopback; /* the operation that wants lo up, or -1 */
+	pid_t helper;
+	int made; /* the namespace, or -1 */
+	int error;
+	const char *text;
+};
+
 /* Descriptors and maps that the operations of one process hand on to each other. */
 struct context {
 	struct failure failure;
@@ -48,6 +59,7 @@ struct context {
 	int *sources; /* by operation: the detached tree of its source, or -1 */
 	int joined;   /* the namespaces are those of a sandbox that lives already */
 	struct own_mount own[MAX_OWN_MOUNTS];
+	struct network network;
 	size_t own_count;
 	int inner_user;
 	int inner_deny_setgroups;
@@ -63,6 +75,10 @@ uint32_t take_extents(struct cursor *c, struct idmap_extent *extents);
 /* Open the sources of all root and bind operations as detached trees, before anything of ours is
  * mounted that they could show. 0 or fail(). */
 int open_sources(struct context *ctx, const struct plan *plan);
+
+/* Begin to make the network namespace, if the plan wants one; enter it, once it is made: 0 or fail(). */
+void start_network(struct context *ctx, const struct plan *plan);
+int join_network(struct context *ctx);
 
 /* Execute one operation of the set-up or the payload phase; 0 or fail(). */
 int setup_operation(struct context *ctx, struct operation *op);

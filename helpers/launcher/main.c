@@ -143,7 +143,9 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct f
 		end_launcher(STAGE_CLONE, f);
 	if (detached && keeper_make_stdio(keeper, stdio, f) < 0)
 		end_launcher(STAGE_CLONE, f);
-	pid_t pid = sys_clone(join.opcode ? 0 : take_u32(&op.body), pidfd);
+	/* Init makes the network namespace itself, beside its other work. */
+	uint32_t flags = take_u32(&op.body) & ~(uint32_t)CLONE_NEWNET;
+	pid_t pid = sys_clone(join.opcode ? 0 : flags, pidfd);
 	if (pid < 0) {
 		fail(f, "clone");
 		end_launcher(STAGE_CLONE, f);

@@ -7,14 +7,12 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
@@ -522,6 +520,9 @@ static int op_filesystem(struct context *ctx, struct cursor *c)
 	for (uint32_t i = 0; i < count; i++)
 		options[i] = take_string(c);
 
+	/* A sysfs shows the network namespace of whoever makes it. */
+	if (strcmp(type, "sysfs") == 0 && join_network(ctx) < 0)
+		return -1;
 	int mount = !count && ctx->fresh && strcmp(type, "proc") == 0
 			    ? clone_procfs(ctx, attributes)
 			    : new_filesystem(ctx, type, options, count, attributes);
@@ -682,6 +683,8 @@ static int op_remount(struct context *ctx, struct cursor *c)
  * detached with everything below it, the staging tmpfs too. */
 static int op_pivot(struct context *ctx)
 {
+	if (join_network(ctx) < 0)
+		return -1;
 	SCOPED_FD old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (old < 0 || fchdir(ctx->root) < 0)
 		return fail(&ctx->failure, "/");
@@ -739,6 +742,8 @@ static int op_proc_write(struct context *ctx, struct cursor *c)
 	uint32_t optional = take_u32(c);
 	if (ctx->joined)
 		return 0; /* inherited: join.c has written it */
+	if (join_network(ctx) < 0)
+		return -1;
 	if (write_proc(ctx, path, value) == 0)
 		return 0;
 	fail(&ctx->failure, path);
@@ -753,18 +758,6 @@ static int op_hostname(struct context *ctx, struct cursor *c)
 	const char *host = take_string(c), *domain = take_string(c);
 	if (sethostname(host, strlen(host)) < 0 || setdomainname(domain, strlen(domain)) < 0)
 		return fail(&ctx->failure, host);
-	return 0;
-}
-
-static int op_loopback(struct context *ctx)
-{
-	SCOPED_FD s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct ifreq request;
-	memset(&request, 0, sizeof(request));
-	memcpy(request.ifr_name, "lo", 3);
-	request.ifr_flags = IFF_UP;
-	if (s < 0 || ioctl(s, SIOCSIFFLAGS, &request) < 0)
-		return fail(&ctx->failure, "lo");
 	return 0;
 }
 
@@ -860,7 +853,7 @@ int setup_operation(struct context *ctx, struct operation *op)
 	case OP_HOSTNAME:
 		return op_hostname(ctx, c);
 	case OP_LOOPBACK:
-		return op_loopback(ctx);
+		return join_network(ctx); /* it is made with lo up */
 	case OP_TIME_NAMESPACE:
 		return op_time_namespace(ctx);
 	case OP_PROCESS_LIMIT:
