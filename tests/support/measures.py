@@ -168,8 +168,8 @@ PLACES = (
         launcher=(
             (
                 "setup.c",
-                "cover < 0 || set_attributes(cover, ABI_MOUNT_ATTR_RDONLY | ",
-                "cover < 0 || set_attributes(cover, ",
+                "set_attributes(ctx->covers, ALL_ATTRIBUTES)",
+                "set_attributes(ctx->covers, ALL_ATTRIBUTES & ~ABI_MOUNT_ATTR_RDONLY)",
             ),
         ),
     ),
@@ -215,9 +215,8 @@ PLACES = (
         launcher=(
             (
                 "setup.c",
-                "if (set_attributes(tree, ABI_MOUNT_ATTR_RDONLY | ABI_MOUNT_ATTR_NOSUID |\n"
-                "\t\t\t\t\t ABI_MOUNT_ATTR_NOEXEC) < 0 ||",
-                "if (set_attributes(tree, ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NOEXEC) < 0 ||",
+                "set_attributes(node, ALL_ATTRIBUTES & ~ABI_MOUNT_ATTR_NODEV)",
+                "set_attributes(node, ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NOEXEC)",
             ),
         ),
     ),
