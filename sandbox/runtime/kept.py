@@ -17,7 +17,7 @@ from sandbox.plan import ops
 from sandbox.plan.keep import keep
 from sandbox.plan.wire import encode
 from sandbox.runtime.keeper import start_ticks
-from sandbox.runtime.registry import Description, boot_id, claim, new_id, sweep
+from sandbox.runtime.registry import Description, boot_id, claim, new_id, own_name, sweep
 from sandbox.runtime.task import UNLIMITED
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class Kept:
         self.folder, lock = claim(
             Description(
                 id=identity,
-                name=task.name or f"sbx-{identity[:8]}",
+                name=task.name or own_name(identity),
                 created_s=time.time(),
                 boot_id=boot_id(),
                 rootfs=os.path.abspath(task.rootfs),
@@ -68,7 +68,7 @@ class Kept:
         self._locks.append(lock)
 
     def adopt(self, plan: Plan, storage_reason: str) -> Plan:
-        """The plan as it has to be executed; it, and what it means, is written down."""
+        """The plan as it has to be executed; it is written down."""
         process, keeping = self._policy.process, self._keeping
         flags = ops.KEEP_DETACHED * keeping.detached | ops.KEEP_INPUT * keeping.input
         times = (process.timeout, process.grace) if keeping.detached else (0.0, 0.0)
@@ -76,20 +76,18 @@ class Kept:
         held = tuple(sorted(self._locks))
         op = ops.Keep(flags, keeping.restarts, keeping.log_max, timeout_ms, grace_ms, held)
         made = keep(plan, op, idle=keeping.idle)
-        self.folder.write("plan", encode(step.op for step in made.steps))
+        self.folder.create("plan", encode(step.op for step in made.steps))
         capabilities = self._policy.capabilities
-        self.folder.describe(
-            self.folder.description.replace(
-                storage=plan.storage,
-                storage_reason=storage_reason,
-                identity=plan.identity,
-                layers=plan.layers,
-                degradations=tuple((d.layer, d.lost, d.cause) for d in plan.degradations),
-                capabilities=(
-                    capability_mask(capabilities.keep),
-                    capability_mask(capabilities.add),
-                ),
-            )
+        self.folder.description = self.folder.description.replace(
+            storage=plan.storage,
+            storage_reason=storage_reason,
+            identity=plan.identity,
+            layers=plan.layers,
+            degradations=tuple((d.layer, d.lost, d.cause) for d in plan.degradations),
+            capabilities=(
+                capability_mask(capabilities.keep),
+                capability_mask(capabilities.add),
+            ),
         )
         return made
 
@@ -113,7 +111,7 @@ class Kept:
         return control
 
     def started(self, pid: int) -> None:
-        """Write down which process keeps it."""
+        """Write down which process keeps it, and what its plan means."""
         ticks = start_ticks(pid)
         self.folder.describe(self.folder.description.replace(pid=pid, started_ticks=ticks))
 

@@ -28,6 +28,7 @@ MAX_NAME_CHARS = 64
 FILES = ("sandbox", "plan", "events", "log", "log.1", "control", "lock")
 
 _NAMES = "names"
+_OWN = "sbx-"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -96,6 +97,14 @@ class Folder:
         with os.fdopen(fd, "rb") as file:
             return file.read()
 
+    def create(self, name: str, data: bytes) -> None:
+        """Write a file that nobody reads yet. Raises StateError."""
+        try:
+            with os.fdopen(self.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
     def write(self, name: str, data: bytes) -> None:
         """Replace a file, whole or not at all. Raises StateError."""
         temporary = f".{name}.{os.getpid()}"
@@ -113,8 +122,7 @@ class Folder:
 
     def describe(self, description: Description) -> None:
         """Write a new description."""
-        fields = {"schema": SCHEMA, **dict(description)}
-        self.write("sandbox", marshal.dumps(fields, _MARSHAL))
+        self.write("sandbox", _encode(description))
         self.description = description
 
     def lives(self) -> bool:
@@ -150,6 +158,10 @@ class Folder:
         return True
 
 
+def _encode(description: Description) -> bytes:
+    return marshal.dumps({"schema": SCHEMA, **dict(description)}, _MARSHAL)
+
+
 def _locked(path: str) -> bool:
     """Whether somebody holds the lock of this file."""
     try:
@@ -182,6 +194,11 @@ def boot_id() -> str:
         return ""
 
 
+def own_name(identity: str) -> str:
+    """The name of a sandbox that was given none: it needs no entry among the names."""
+    return f"{_OWN}{identity[:8]}"
+
+
 def new_id() -> str:
     """A fresh id: 12 hexadecimal characters."""
     return os.urandom(ID_CHARS // 2).hex()
@@ -203,10 +220,12 @@ def claim(description: Description) -> tuple[Folder, int]:
         folder = Folder(path, fd, description)
         lock = folder.open("lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.describe(description)
+        folder.create("sandbox", _encode(description))
         os.rename(fresh, path)
     except OSError as error:
         raise _cannot_write(base, error) from error
+    if description.name == own_name(description.id):
+        return folder, lock
     try:
         take_name(description.name, description.id)
     except StateError:
@@ -330,7 +349,8 @@ def find(word: str) -> Folder:
         if found.name == word:
             return found
         found.close()
-    matches = [identity for identity in ids() if word and identity.startswith(word)]
+    start = word.removeprefix(_OWN)
+    matches = [identity for identity in ids() if start and identity.startswith(start)]
     if len(matches) > 1:
         raise StateError(
             f'"{word}" is not enough',

@@ -227,7 +227,7 @@ class _Session:
             return
         from sandbox.runtime.kept import Kept
 
-        task = self._task
+        task = self._task if self._named else self._task.replace(name="")
         try:
             self._kept = Kept(keeping, self._policy, task, self._tell)
         except SbxError as error:
