@@ -304,9 +304,9 @@ static int live(const struct plan *plan, struct keeper *keeper, struct failure *
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	send_started(pid);
 
-	close(0);
-	close(1);
-	close(2);
+	/* Those of a detached sandbox are /dev/null; its next life's pipes must get other numbers. */
+	if (!keeper || !(keeper->flags & KEEP_DETACHED))
+		sys_close_range(0, 2);
 	pid_t guard = has_init ? 0 : start_guard(pidfd, &guard_end);
 	if (guard < 0) {
 		failure->op = -1;
