@@ -40,13 +40,15 @@ class Program(Record):
 
 class Kept(Record):
     """What a kept sandbox's launcher holds: the listening `control` socket, the `folder`, and
-    locked files, `held`, which keep their numbers. `detached`: it gets no owner and no streams.
+    locked files, `held`, which keep their numbers. `detached`: it gets no streams, and no owner
+    unless it is `owned`: then it dies with this process.
     """
 
     control: int
     folder: int
     held: tuple[int, ...]
     detached: bool
+    owned: bool = False
 
 
 class Descriptors:
@@ -140,6 +142,7 @@ def launch(
             places = dict.fromkeys((0, 1, 2), null)
         else:
             places = _connect(launched, child, merge_stderr=merge_stderr)
+        if not kept or kept.owned or not kept.detached:
             places[FD_OWNER] = child.move(_own_pidfd())
         places |= {FD_PLAN: child.move(seal_bytes("plan", plan)), FD_CHANNEL: far}
         if kept:

@@ -17,15 +17,17 @@ from sandbox.runtime import keeper
 from sandbox.runtime.report import Report, Subject, make_report
 from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
 from sandbox.runtime.streams import Streams
-from sandbox.runtime.supervise import Supervisor
+from sandbox.runtime.supervise import Supervisor, drive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandbox.launcher.spawn import Launched
+    from sandbox.runtime.orders import Orders
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
+    from sandbox.runtime.supervise import Turns
 
 
 class Command(Record):
@@ -44,13 +46,14 @@ class Command(Record):
 
 
 class Connection(Record):
-    """How the command is connected; see Streams."""
+    """How the command is connected; see Streams. `orders` come from other threads meanwhile."""
 
     stdin: Input = None
     stdout: Output = 1
     stderr: Output = 2
     merge_stderr: bool = False
     forward_signals: bool = True
+    orders: Orders | None = None
 
 
 def enter(folder: Folder, command: Command, connection: Connection) -> Report:
@@ -59,6 +62,11 @@ def enter(folder: Folder, command: Command, connection: Connection) -> Report:
     Raises StateError when the sandbox is not there to be entered, UsageError for an unknown
     user, SetupError and CommandNotFound as run_session does.
     """
+    return drive(enter_turns(folder, command, connection))
+
+
+def enter_turns(folder: Folder, command: Command, connection: Connection) -> Turns[Report]:
+    """The same in turns, for a driver of the caller's own."""
     streams = Streams(connection.stdin, connection.stdout, connection.stderr, command.output_limit)
     try:
         plan = None
@@ -66,7 +74,7 @@ def enter(folder: Folder, command: Command, connection: Connection) -> Report:
             namespaces = kept.namespaces()
         try:
             plan = plan_entry(folder, command, namespaces)
-            return _run(folder, command, connection, streams, plan, namespaces)
+            return (yield from _run(folder, command, connection, streams, plan, namespaces))
         finally:
             keeper.close_all(namespaces.values())
     finally:
@@ -108,7 +116,7 @@ def _run(
     streams: Streams,
     plan: Plan,
     namespaces: Mapping[int, int],
-) -> Report:
+) -> Turns[Report]:
     from sandbox.runtime.terminal import terminal_of
 
     ends = (connection.stdin, connection.stdout, connection.stderr)
@@ -125,14 +133,15 @@ def _run(
             namespaces=namespaces,
         )
         streams.attach(launched, terminal=command.tty)
-        outcome = Supervisor(
+        outcome = yield from Supervisor(
             launched,
             streams,
             inbox,
             timeout_s=command.timeout_s,
             grace_s=command.grace_s,
             terminal=terminal,
-        ).run()
+            orders=connection.orders,
+        ).turns()
     finally:
         if launched:
             launched.close()

@@ -96,7 +96,8 @@ class Kept:
         if self._control is None:
             self._control = self._open_socket()
         held = tuple(sorted(self._locks))
-        return spawn.Kept(self._control.fileno(), self.folder.fd, held, self._keeping.detached)
+        detached, owned = self._keeping.detached, self._keeping.owned
+        return spawn.Kept(self._control.fileno(), self.folder.fd, held, detached, owned)
 
     def _open_socket(self) -> _socket.socket:
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)

@@ -15,7 +15,7 @@ from sandbox.runtime.endpoint import CHUNK_BYTES, Endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sandbox.runtime.pty import Pty
 
@@ -53,16 +53,17 @@ class Budget:
 class Outflow:
     """Sandbox → caller: one stream's bytes, in order, within a Budget.
 
-    The source is our end of a pipe or a pty master. The target is an Endpoint, a bytearray, or
-    None for nowhere. With a slow target the source is left to fill, which slows the writer as
-    a plain pipe would; a dead target closes the source, so the writer sees a broken pipe, and
-    what it had written until then counts as dropped.
+    The source is our end of a pipe or a pty master. The target is an Endpoint, a bytearray, a
+    function for each piece, whose exceptions end the sandbox, or None for nowhere. With a slow
+    target the source is left to fill, which slows the writer as a plain pipe would; a dead
+    target closes the source, so the writer sees a broken pipe, and what it had written until
+    then counts as dropped.
     """
 
     def __init__(
         self,
         source: int,
-        target: Endpoint | bytearray | None,
+        target: Endpoint | bytearray | Callable[[bytes], object] | None,
         budget: Budget,
         *,
         pty: Pty | None = None,
@@ -156,8 +157,10 @@ class Outflow:
         data = data[: self._budget.take(len(data))]
         if isinstance(self._target, bytearray):
             self._target += data
-        elif self._target is not None:
+        elif isinstance(self._target, Endpoint):
             self._pending = memoryview(data)
+        elif self._target and data:
+            self._target(data)
         self._end_if_empty()
 
     def _flush(self, target: Endpoint) -> None:

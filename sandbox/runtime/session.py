@@ -28,9 +28,9 @@ from sandbox.runtime.report import (
     make_report,
 )
 from sandbox.runtime.signals import CAUGHT, FATAL, Interrupts, SignalInbox
-from sandbox.runtime.state import Workspace, make_workspace, reap_leftovers
+from sandbox.runtime.state import reap_leftovers
 from sandbox.runtime.streams import Streams
-from sandbox.runtime.supervise import Outcome, Supervisor
+from sandbox.runtime.supervise import Supervisor, drive
 from sandbox.runtime.task import Keeping, Task, check_task
 from sandbox.services.storage import DRIVERS, prepare_nothing, remove_tree
 
@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from sandbox.policy.model import Policy
     from sandbox.runtime.destination import Destination
     from sandbox.runtime.kept import Kept
+    from sandbox.runtime.orders import Orders
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
+    from sandbox.runtime.supervise import Outcome, Turns
     from sandbox.services import Service
     from sandbox.services.storage.layer import Layer
 
@@ -60,7 +62,7 @@ class RunOptions(Record):
 
     `report_path`: where the report goes (see Destination), "-" = a few lines on standard error.
     `status_fd`: where its JSON lines go. `notify(what, cause)` hears what the user should be told
-    meanwhile. `keep`: others can find the sandbox.
+    meanwhile. `keep`: others can find the sandbox. `orders` come from other threads meanwhile.
     """
 
     stdin: Input = None
@@ -73,6 +75,7 @@ class RunOptions(Record):
     notify: Notify | None = None
     program: Program | None = None
     keep: Keeping | None = None
+    orders: Orders | None = None
 
 
 class Prepared(Record):
@@ -114,6 +117,11 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     A time limit is not an error here: see the report's `reason`. The report and the status
     lines are written in both cases.
     """
+    return drive(session_turns(policy, task, options))
+
+
+def session_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Report]:
+    """The same in turns, for a driver of the caller's own."""
     # First of all, while 0, 1 and 2 are the caller's: a closed one could become a file of ours.
     streams = Streams(options.stdin, options.stdout, options.stderr, policy.process.output_limit)
     name = task.name or f"sbx-{os.urandom(4).hex()}"
@@ -121,7 +129,8 @@ def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     session = _Session(policy, task.replace(name=name), options, streams, named=named)
     try:
         try:
-            report = session.report(session.run())
+            outcome = yield from session.turns()
+            report = session.report(outcome)
         finally:
             streams.close()
         session.publish(report)
@@ -138,12 +147,17 @@ def start_session(policy: Policy, task: Task, options: RunOptions) -> Folder:
 
     Returns its folder, the caller's to close. Raises SbxError when the payload never started.
     """
+    return drive(start_turns(policy, task, options))
+
+
+def start_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Folder]:
+    """The same in turns, for a driver of the caller's own."""
     streams = Streams(None, None, None, policy.process.output_limit)
     if options.keep and options.keep.idle:
         task = task.replace(argv=("idle",))
     session = _Session(policy, task, options, streams, named=bool(task.name))
     try:
-        session.run()
+        yield from session.turns()
         return session.release()
     finally:
         session.close()
@@ -184,7 +198,7 @@ class _Session:
         """Seconds since the session began."""
         return time.monotonic() - self._began
 
-    def run(self) -> Outcome:
+    def turns(self) -> Turns[Outcome]:
         """Everything from validation to the end of the command, or, detached, to its start.
 
         What was made on the way is gone when the sandbox is.
@@ -197,27 +211,28 @@ class _Session:
             self._tell(f"removed {path}", "a run that was killed had left it behind")
         storage, reason = _storage(self._policy, facts, self._task)
         try:
-            return self._run_with(facts, storage, reason)
+            return (yield from self._run_with(facts, storage, reason))
         except SetupError as error:
             if not self._overlay_refused or self._policy.filesystem.root != "auto":
                 raise
             if self._policy.filesystem.persist or self._policy.refuses("overlay"):
                 raise
             reason = f"overlayfs refuses {self._task.rootfs}: {error.cause}"
-        return self._run_with(facts, _instead(self._policy, facts, self._task), reason)
+        storage = _instead(self._policy, facts, self._task)
+        return (yield from self._run_with(facts, storage, reason))
 
-    def _run_with(self, facts: HostFacts, storage: str, reason: str) -> Outcome:
+    def _run_with(self, facts: HostFacts, storage: str, reason: str) -> Turns[Outcome]:
         if DRIVERS[storage] is prepare_nothing:
             files = self._policy.filesystem
             if storage == "bind" and files.root != "bind" and not files.read_only:
                 self._tell("the root is read-only in this run", reason)
-            return self._run(facts, self._task.rootfs, storage, reason)
+            return (yield from self._run(facts, self._task.rootfs, storage, reason))
         _compile(self._policy, facts, self._task, self._task.rootfs, storage)  # or it refuses
         self._tell(f"preparing a {storage} of the root file system", reason)
         if self._options.forward_signals:
             self._interrupts.open()
         try:
-            return self._run_prepared(facts, storage, reason)
+            return (yield from self._run_prepared(facts, storage, reason))
         finally:
             self._interrupts.close()
 
@@ -244,25 +259,25 @@ class _Session:
         folder, self._kept = self._kept.release(), None
         return folder
 
-    def _run_prepared(self, facts: HostFacts, storage: str, reason: str) -> Outcome:
+    def _run_prepared(self, facts: HostFacts, storage: str, reason: str) -> Turns[Outcome]:
         """A run in a root file system that is made for it and removed after it."""
-        workspace = make_workspace()
-        if self._kept:
-            self._kept.hold(workspace.share())
+        from sandbox.runtime.prepared import PreparedRoot
+
+        root = PreparedRoot(facts, self._tell)
         try:
-            target = f"{workspace.path}/root"
-            with self._interrupts:
-                notes = DRIVERS[storage](self._task.rootfs, target, self._policy, facts)
-            for what, cause in notes:
-                self._tell(what, cause)
-            outcome = self._run(facts, target, storage, reason)
+            if self._kept:
+                self._kept.hold(root.share())
+            yield None
+            root.fill(storage, self._task.rootfs, self._policy, self._interrupts)
+            outcome = yield from self._run(facts, root.path, storage, reason)
             if self._detach:
-                workspace.leave()
+                root.leave()
                 return outcome
+            yield None
         except BaseException:
-            self._clean(workspace, facts)
+            root.close()
             raise
-        self._clean(workspace, facts)
+        root.close()
         return outcome
 
     def _open_report(self) -> None:
@@ -272,28 +287,21 @@ class _Session:
 
             self._report = Destination(path)
 
-    def _clean(self, workspace: Workspace, facts: HostFacts) -> None:
-        """Remove what was prepared; what stays is said, and tried again by the next run."""
-        try:
-            workspace.close(facts, remove_tree)
-        except SbxError as error:
-            self._tell(error.what, "; ".join(error.problems) or error.cause)
-
-    def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Outcome:
+    def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Turns[Outcome]:
         keep = self._policy.filesystem.persist
         if not keep:
-            return self._run_plan(facts, rootfs, storage, reason, None)
+            return (yield from self._run_plan(facts, rootfs, storage, reason, None))
         from sandbox.services.storage.layer import open_layer
 
         layer = open_layer(keep, rootfs)
         try:
-            return self._run_plan(facts, rootfs, storage, reason, layer)
+            return (yield from self._run_plan(facts, rootfs, storage, reason, layer))
         finally:
             layer.close()
 
     def _run_plan(
         self, facts: HostFacts, rootfs: str, storage: str, reason: str, layer: Layer | None
-    ) -> Outcome:
+    ) -> Turns[Outcome]:
         plan = _compile(self._policy, facts, self._task, rootfs, storage)
         if self._kept:
             if layer:
@@ -307,7 +315,7 @@ class _Session:
         if layer:
             for what, cause in layer.record(plan):
                 self._tell(what, cause)
-        outcome = self._supervise(encode(step.op for step in plan.steps))
+        outcome = yield from self._supervise(encode(step.op for step in plan.steps))
         error = self._setup_error(outcome, plan, rootfs)
         if error:
             if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
@@ -335,7 +343,7 @@ class _Session:
             next(iter(self._streams.errors()), None),
         )
 
-    def _supervise(self, message: bytes) -> Outcome:
+    def _supervise(self, message: bytes) -> Turns[Outcome]:
         options, process = self._options, self._policy.process
         terminal = None
         if process.tty and not self._detach:
@@ -369,8 +377,9 @@ class _Session:
                 notice=self._on_event,
                 prepare=self._start_services if network_mode(self._policy).service else None,
                 detach=self._detach,
+                orders=options.orders,
             )
-            return supervisor.run()
+            return (yield from supervisor.turns())
         finally:
             if launched:
                 launched.close()

@@ -13,18 +13,19 @@ from sandbox.runtime.output import Budget, Inflow, Outflow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sandbox.launcher.spawn import Launched
     from sandbox.runtime.pty import Pty
 
     Input = int | bytes | None
-    Output = int | bytearray | None
+    Output = int | bytearray | Callable[[bytes], object] | None
 
 
 class Streams:
     """`stdin` is a descriptor to relay, bytes to feed, or None for an empty input; `stdout` and
-    `stderr` a descriptor to relay to, a bytearray to fill, or None to drop what comes.
+    `stderr` a descriptor to relay to, a bytearray to fill, a function to call with each piece
+    as it comes, or None to drop what comes.
 
     `limit_bytes` bounds both outputs together; what comes after is read, counted and dropped.
     """

@@ -1,7 +1,8 @@
-"""From a started launcher to a dead sandbox: one poll loop, no threads.
+"""From a started launcher to a dead sandbox: one generator, no threads.
 
-Owns the clock, the orders to the launcher, the relay of signals and the reaping. When `run`
-returns or raises, nothing of the sandbox lives any more.
+Owns the clock, the orders to the launcher, the relay of signals and the reaping. When its turns
+end, are closed or raise, nothing of the sandbox lives any more. Who waits between two turns, and
+how, is the driver's: `drive` here polls, that of asyncio asks its loop.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from sandbox.runtime.signals import FATAL, SignalInbox
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+    from typing import TypeVar
 
     from sandbox.launcher.events import Event
     from sandbox.launcher.spawn import Launched
+    from sandbox.runtime.orders import Orders
     from sandbox.runtime.streams import Streams
     from sandbox.runtime.terminal import Terminal
+
+    T = TypeVar("T")
+    # Yields whom to wait for and is sent what poll(2) would have found; None says that the next
+    # turn may take long by itself.
+    Turns = Generator["Supervisor | None", dict[int, int] | None, T]
 else:  # the module `signal` would import enum
     import _signal as signal
 
@@ -53,12 +61,26 @@ class Outcome(Record):
     wall_s: float
 
 
+def drive(turns: Turns[T]) -> T:
+    """Take all turns in this thread; return what they come to. Any exception ends them first."""
+    ready: dict[int, int] | None = None
+    try:
+        while True:
+            watched = turns.send(ready)
+            ready = watched.wait() if watched else None
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        turns.close()
+
+
 class Supervisor:
     """Watches one launcher. `timeout_s` 0 is no limit; `grace_s` lies between TERM and KILL.
 
     `prepare` gets the pid of the sandbox's init while the plan holds it: all namespaces are
     there, and the payload is not. An exception of it ends the sandbox.
-    With `detach` its task ends as soon as the payload runs.
+    With `detach` its task ends as soon as the payload runs. `orders` come from other threads.
     """
 
     def __init__(
@@ -73,6 +95,7 @@ class Supervisor:
         notice: Callable[[Event], None] | None = None,
         prepare: Callable[[int], None] | None = None,
         detach: bool = False,
+        orders: Orders | None = None,
     ) -> None:
         self._launched = launched
         self._streams = streams
@@ -83,6 +106,7 @@ class Supervisor:
         self._prepare = prepare
         self._early: list[int] = []
         self._detach = detach
+        self._orders = orders
         self._began = time.monotonic()
         self._deadline = self._began + timeout_s if timeout_s else None
         self._stage = _LIVING
@@ -96,13 +120,14 @@ class Supervisor:
         self._errors: list[Event] = []
         self._warnings: list[Event] = []
 
-    def run(self) -> Outcome:
-        """Stay until the sandbox is dead and its output delivered. Kills it on any exception."""
+    def turns(self) -> Turns[Outcome]:
+        """Until the sandbox is dead and its output delivered. Kills it on any exception."""
         if self._terminal:
             self._terminal.enter()
         try:
             while not self._done():
-                self._turn()
+                ready = yield self
+                self._turn(ready or {})
         finally:
             try:
                 if not (self._dead or self._detached()):
@@ -112,27 +137,47 @@ class Supervisor:
                     self._terminal.leave()
         return self._outcome()
 
+    @property
+    def pid(self) -> int:
+        """The host's number of the sandbox's init, 0 before it is there."""
+        started = self._last.get(events.STARTED)
+        return started.pid if started else 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the payload was started."""
+        return events.RUNNING in self._last and not self._errors
+
+    def kill(self) -> None:
+        """Have everything in the sandbox killed; the turns tell when it is dead."""
+        self._kill()
+
     def _detached(self) -> bool:
         return self._detach and events.RUNNING in self._last
 
     def _done(self) -> bool:
         return (self._dead and self._streams.drained) or self._detached()
 
-    def _turn(self) -> None:
-        ready = self._wait()
+    def _turn(self, ready: dict[int, int]) -> None:
         if self._channel_fd() in ready:
             self._receive()
         if self._inbox.fd in ready:
             for number in self._inbox.read():
                 self._on_signal(number)
+        if self._orders and self._orders.fd in ready:
+            for number in self._orders.read():
+                self._on_request(number)
         if not self._dead and (self._launched.pidfd in ready or self._gone_unseen()):
             self._reap()
         self._streams.step(ready)
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._on_deadline()
 
-    def _wait(self) -> dict[int, int]:
+    def wanted(self) -> dict[int, int]:
+        """The descriptors to wait for, with their poll masks; 0 is for errors alone."""
         wanted = {self._inbox.fd: select.POLLIN}
+        if self._orders:
+            wanted[self._orders.fd] = select.POLLIN
         if self._channel_open:
             wanted[self._channel_fd()] = select.POLLIN
         if not self._dead:
@@ -140,19 +185,24 @@ class Supervisor:
         for fd, mask in self._streams.interest():
             wanted[fd] = wanted.get(fd, 0) | mask
         wanted.pop(-1, None)
-        poller = select.poll()
-        for fd, mask in wanted.items():
-            poller.register(fd, mask)
-        return dict(poller.poll(self._patience_ms()))
+        return wanted
 
-    def _patience_ms(self) -> int | None:
-        if self._streams.eager:
-            return 0
-        wakes = [at for at in (self._deadline, self._streams.wake_at) if at]
-        if not wakes:
-            return None
+    def wait(self, timeout_s: float | None = None) -> dict[int, int]:
+        """Wait as long as it is right to; return what is ready. `timeout_s` is instead of that."""
+        poller = select.poll()
+        for fd, mask in self.wanted().items():
+            poller.register(fd, mask)
+        patience_s = self.patience_s() if timeout_s is None else timeout_s
         # Rounded up: a poll that returns too early would only be repeated at once.
-        return max(0, int((min(wakes) - time.monotonic()) * 1000) + 1)
+        patience_ms = None if patience_s is None else int(patience_s * 1000) + (patience_s > 0)
+        return dict(poller.poll(patience_ms))
+
+    def patience_s(self) -> float | None:
+        """How long to wait at most, None for ever."""
+        if self._streams.eager:
+            return 0.0
+        wakes = [at for at in (self._deadline, self._streams.wake_at) if at]
+        return max(0.0, min(wakes) - time.monotonic()) if wakes else None
 
     # ---- the channel --------------------------------------------------------------------
 
@@ -323,6 +373,12 @@ class Supervisor:
                 return
 
     # ---- signals ------------------------------------------------------------------------
+
+    def _on_request(self, number: int) -> None:
+        if number == events.KILL_ALL:
+            self._kill()
+        elif not self._dead:
+            self._order(number)
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGWINCH:

@@ -34,13 +34,14 @@ UNLIMITED = 2**32 - 1
 class Keeping(Record):
     """How a sandbox is kept.
 
-    `detached`: nobody stays with it but its launcher. `idle`: it has no command of its own.
-    `input`: its input stays open for those who attach. `auto_remove`: nothing is kept of it
-    once it is dead. `restarts`: how often it is started again after a failure. `log_max`: bytes
-    of output kept, the oldest go first.
+    `detached`: nobody stays with it but its launcher; `owned`: until this process ends. `idle`:
+    it has no command of its own. `input`: its input stays open for those who attach.
+    `auto_remove`: nothing is kept of it once it is dead. `restarts`: how often it is started
+    again after a failure. `log_max`: bytes of output kept, the oldest go first.
     """
 
     detached: bool = False
+    owned: bool = False
     idle: bool = False
     input: bool = False
     auto_remove: bool = False

@@ -16,7 +16,7 @@ from sandbox.launcher import events, fake
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Policy
-from sandbox.runtime import session
+from sandbox.runtime import prepared, session
 from sandbox.runtime.report import Report
 from sandbox.runtime.session import RunOptions, prepare, run_session
 from sandbox.runtime.state import runs_dir
@@ -205,8 +205,9 @@ def test_a_report_that_fails_at_the_end_leaves_the_code(rootfs: str, tmp_path: P
 
 def test_bad_input_creates_nothing(rootfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = policy()
-    for name in ("host_facts", "make_workspace", "launch"):
+    for name in ("host_facts", "launch"):
         monkeypatch.setattr(session, name, None)
+    monkeypatch.setattr(prepared, "make_workspace", None)
     with pytest.raises(SbxError):
         run_session(wanted, Task(rootfs, ("true",), pass_fds=(1,)), RunOptions())
     assert not os.path.exists(runs_dir())

@@ -21,7 +21,7 @@ from sandbox.runtime import supervise
 from sandbox.runtime.report import conclude
 from sandbox.runtime.signals import CAUGHT, SignalInbox
 from sandbox.runtime.streams import Streams
-from sandbox.runtime.supervise import Outcome, Supervisor
+from sandbox.runtime.supervise import Outcome, Supervisor, drive
 
 Steps = Sequence[Any]
 START: list[Any] = [["started"], ["running"]]
@@ -57,7 +57,7 @@ class Run:
                 notice=notice,  # type: ignore[arg-type]
                 **options,  # type: ignore[arg-type]
             )
-            self.outcome: Outcome = supervisor.run()
+            self.outcome: Outcome = drive(supervisor.turns())
         finally:
             inbox.close()
             self.launched.close()
@@ -304,7 +304,7 @@ def test_the_terminal_is_restored_even_when_the_end_fails(monkeypatch: pytest.Mo
         def copy_size(self, _master: int) -> None:
             raise AssertionError("there is no terminal")
 
-    def broken(_: Supervisor) -> None:
+    def broken(*_: object) -> None:
         raise OSError(errno.EIO, "broken")
 
     monkeypatch.setattr(Supervisor, "_turn", broken)
