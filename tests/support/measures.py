@@ -150,12 +150,12 @@ PLACES = (
     Measure(
         "mounts are private",
         (f"{PROBE_TESTS}::test_mounts_of_a_host_that_shares_them_stay_apart",),
-        launcher=(("setup.c", 'mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0', "0"),),
+        launcher=(("root.c", 'mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0', "0"),),
     ),
     Measure(
         "a source is the file that was checked",
         (f"{LAUNCHER_TESTS}::test_an_exchanged_source_is_refused",),
-        launcher=(("setup.c", "if (st.st_dev != dev || st.st_ino != ino)", "if (0)"),),
+        launcher=(("root.c", "if (st.st_dev != dev || st.st_ino != ino)", "if (0)"),),
     ),
     Measure(
         "masks",
@@ -167,7 +167,7 @@ PLACES = (
         (probe("mounts_locked", "default"),),
         launcher=(
             (
-                "setup.c",
+                "root.c",
                 "set_attributes(ctx->covers, ALL_ATTRIBUTES)",
                 "set_attributes(ctx->covers, ALL_ATTRIBUTES & ~ABI_MOUNT_ATTR_RDONLY)",
             ),
@@ -192,7 +192,7 @@ PLACES = (
         (probe("mounts_nosuid", "default"), probe("mounts_nodev", "default")),
         launcher=(
             (
-                "setup.c",
+                "root.c",
                 "*keep ? 4 : 5,\n\t\t\t\t  ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV",
                 "*keep ? 4 : 5, 0",
             ),
@@ -214,7 +214,7 @@ PLACES = (
         (probe("dev_metadata", "default"),),
         launcher=(
             (
-                "setup.c",
+                "mounts.c",
                 "set_attributes(node, ALL_ATTRIBUTES & ~ABI_MOUNT_ATTR_NODEV)",
                 "set_attributes(node, ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NOEXEC)",
             ),
@@ -232,15 +232,15 @@ PLACES = (
     Measure(
         "the old root is detached",
         (),
-        launcher=(("setup.c", 'umount2(".", MNT_DETACH) < 0', "0"),),
+        launcher=(("root.c", 'umount2(".", MNT_DETACH) < 0', "0"),),
         starts=False,
     ),
     Measure(
         "pivot_root",
         (),
         launcher=(
-            ("setup.c", 'syscall(SYS_pivot_root, ".", ".") < 0', 'chroot(".") < 0'),
-            ("setup.c", 'fchdir(old) < 0 || umount2(".", MNT_DETACH) < 0', "0"),
+            ("root.c", 'syscall(SYS_pivot_root, ".", ".") < 0', 'chroot(".") < 0'),
+            ("root.c", 'fchdir(old) < 0 || umount2(".", MNT_DETACH) < 0', "0"),
         ),
         starts=False,
     ),
