@@ -10,6 +10,11 @@ SbxError                     what / cause / hint, exit code 125
 │   └── CommandNotExecutable 126, PermissionError
 ├── Interrupted              a signal came before the payload ran (128 + its number)
 ├── StateError               no such sandbox, or its state cannot be read, LookupError
+├── SandboxFileError         a file of a living sandbox cannot be read or written (1), OSError
+│   ├── SandboxFileNotFound      FileNotFoundError
+│   ├── SandboxIsADirectory      IsADirectoryError
+│   ├── SandboxNotADirectory     NotADirectoryError
+│   └── SandboxPermissionError   PermissionError
 ├── OutputError              what was asked for cannot be printed (1), OSError
 └── TimeoutExpired           the time limit ended the sandbox (124), TimeoutError
 """
@@ -17,6 +22,7 @@ SbxError                     what / cause / hint, exit code 125
 from __future__ import annotations
 
 EXIT_OUTPUT = 1
+EXIT_FILE = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 EXIT_SETUP = 125
@@ -115,6 +121,32 @@ class Interrupted(SbxError):
 
 class StateError(SbxError, LookupError):
     """The named sandbox does not exist, or its recorded state is not usable."""
+
+
+class SandboxFileError(SbxError, OSError):
+    """A file of a living sandbox, or its copy outside; `errno` is the kernel's."""
+
+    exit_code = EXIT_FILE
+
+    def __init__(self, what: str, *, cause: str = "", hint: str = "", errno: int = 0) -> None:
+        super().__init__(what, cause=cause, hint=hint)
+        self.errno = errno
+
+
+class SandboxFileNotFound(SandboxFileError, FileNotFoundError):
+    """There is no such file."""
+
+
+class SandboxIsADirectory(SandboxFileError, IsADirectoryError):
+    """It is a folder, where a file is needed."""
+
+
+class SandboxNotADirectory(SandboxFileError, NotADirectoryError):
+    """It is a file, where a folder is needed."""
+
+
+class SandboxPermissionError(SandboxFileError, PermissionError):
+    """It is not to be touched: the kernel refuses, or it belongs to /proc, /sys or /dev."""
 
 
 class OutputError(SbxError, OSError):

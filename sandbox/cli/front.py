@@ -46,6 +46,7 @@ _SHORT_HELP = {
     "explain": "Show the plan of a run and where each step comes from.",
     "exec": "Run a further command in a running sandbox.",
     "ps": "List sandboxes.",
+    "cp": "Copy files into and out of a running sandbox.",
     "policy": "List, show and check policies.",
     "doctor": "Find out what this machine can do, with cures for what it cannot.",
     "rootfs": "Make root file systems.",

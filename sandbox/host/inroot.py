@@ -24,9 +24,10 @@ def _open_component(parent: int, name: str) -> int:
     return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 
 
-def open_path(root: str, path: str) -> int:
-    """An O_PATH descriptor of what `path` means inside `root`. Raises OSError."""
+def _walk(root: str, path: str, *, follow: bool) -> tuple[list[int], list[str], str]:
+    """Descriptors from the root to what `path` means, their names, and the one that is missing."""
     trail = [os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
+    names = [""]
     todo = _parts(path)
     links = steps = 0
     try:
@@ -38,10 +39,17 @@ def open_path(root: str, path: str) -> int:
             if name == "..":
                 if len(trail) > 1:
                     os.close(trail.pop())
+                    names.pop()
                 continue
-            found = _open_component(trail[-1], name)
-            if not stat.S_ISLNK(os.fstat(found).st_mode):
+            try:
+                found = _open_component(trail[-1], name)
+            except FileNotFoundError:
+                if todo:
+                    raise
+                return trail, names, name
+            if not stat.S_ISLNK(os.fstat(found).st_mode) or not (todo or follow):
                 trail.append(found)
+                names.append(name)
                 continue
             links += 1
             try:
@@ -53,11 +61,41 @@ def open_path(root: str, path: str) -> int:
             if text.startswith("/"):
                 while len(trail) > 1:
                     os.close(trail.pop())
+                    names.pop()
             todo = _parts(text) + todo
+    except BaseException:
+        _close(trail)
+        raise
+    return trail, names, ""
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def open_path(root: str, path: str, *, follow: bool = True) -> int:
+    """An O_PATH descriptor of what `path` means inside `root`, or of the symbolic link that it
+    names itself. Raises OSError."""
+    trail, _, missing = _walk(root, path, follow=follow)
+    try:
+        if missing:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return os.dup(trail[-1])
     finally:
-        for fd in trail:
-            os.close(fd)
+        _close(trail)
+
+
+def open_parent(root: str, path: str) -> tuple[int, str]:
+    """The folder in which `path` lies once its links are followed, an O_PATH descriptor, and its
+    name there, which may be missing. Raises OSError; EISDIR for the root itself."""
+    trail, names, missing = _walk(root, path, follow=True)
+    try:
+        if not missing and len(trail) < 2:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return os.dup(trail[-1 if missing else -2]), missing or names[-1]
+    finally:
+        _close(trail)
 
 
 def read_file(root: str, path: str, limit: int = 1 << 20) -> bytes:

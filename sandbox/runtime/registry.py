@@ -142,7 +142,7 @@ class Folder:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_dead(lock)
             for file in os.listdir(self.fd):
                 os.unlink(file, dir_fd=self.fd)
             os.rmdir(self.path)
@@ -160,6 +160,19 @@ class Folder:
 
 def _encode(description: Description) -> bytes:
     return marshal.dumps({"schema": SCHEMA, **dict(description)}, _MARSHAL)
+
+
+def _lock_dead(lock: int) -> None:
+    """Take the lock of a dead sandbox for its removal. Raises BlockingIOError when it lives."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            # Others who only look (_locked) are no owners.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            time.sleep(0.001)
 
 
 def _locked(path: str) -> bool:
