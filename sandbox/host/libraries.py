@@ -16,7 +16,7 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
 
 _TRIPLETS = {
     "x86_64": "x86_64-linux-gnu",
@@ -97,10 +97,13 @@ class LibraryFinder:
             wide = ("/libx32", "/usr/libx32")
         return (*multiarch, *wide, "/lib", "/usr/lib")
 
-    def closure(self, path: str, elf: ElfFile, *, interpreter: str = "") -> Closure:
+    def closure(
+        self, path: str, elf: ElfFile, *, interpreter: str = "", loaded: Set[str] = frozenset()
+    ) -> Closure:
         """The libraries of the program (or plugin) at `path`, breadth first as loaders do.
 
-        `interpreter` decides between the rules of glibc and musl; it counts as loaded.
+        `interpreter` decides between the rules of glibc and musl; it counts as loaded. Names in
+        `loaded` are no problem where no folder has them: the loader takes one that it has already.
         """
         interpreter = interpreter or elf.head.interpreter
         musl = _musl_arch(interpreter)
@@ -115,6 +118,8 @@ class LibraryFinder:
                 names.add(name)
                 hit, skipped = self._search(name, item, musl)
                 if hit is None:
+                    if name in loaded:
+                        continue
                     problems.append(_missing(name, item.path, skipped))
                     continue
                 if hit.elf.soname:

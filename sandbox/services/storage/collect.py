@@ -19,7 +19,7 @@ from sandbox.services.storage.inventory import Inventory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # A script may name a script as its interpreter; the kernel gives up after this many.
@@ -164,8 +164,11 @@ class Collector:
             started = found
         evident.add_for_script(self, path, started)
 
-    def _add_elf(self, path: str, complaints: list[str]) -> None:
-        """Add the loader and the libraries of one ELF file; complaints go where they belong."""
+    def _add_elf(self, path: str, complaints: list[str], beside: Set[str] = frozenset()) -> None:
+        """Add the loader and the libraries of one ELF file; complaints go where they belong.
+
+        `beside` are names of libraries that come along and that a program may have loaded first.
+        """
         try:
             elf = self._finder.read(path)
         except (OSError, ElfError) as error:
@@ -185,7 +188,7 @@ class Collector:
         if head.interpreter:
             self._add_loader(path, elf, complaints)
         loader = head.interpreter or self.interpreters.get(head.family, "")
-        closure = self._finder.closure(path, elf, interpreter=loader)
+        closure = self._finder.closure(path, elf, interpreter=loader, loaded=beside)
         complaints += closure.problems
         for library in closure.libraries:
             self._add_library(library.path, elf)
@@ -236,6 +239,7 @@ class Collector:
             self._add_plugins(self.inventory.add_tree(path, skip=skip, inside=inside))
 
     def _add_plugins(self, files: Sequence[str]) -> None:
+        beside = {os.path.basename(path) for path in files}
         for path in files:
             real = os.path.realpath(path)
             if real in self._done or path.endswith(_NEVER_ELF):
@@ -247,7 +251,7 @@ class Collector:
             except OSError:
                 continue
             if is_elf:
-                self._add_elf(path, self.inventory.warnings)
+                self._add_elf(path, self.inventory.warnings, beside)
 
     def add_link_target(self, name: str) -> None:
         """Add a program found next to others under another name, if this host has it."""

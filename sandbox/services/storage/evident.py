@@ -1,8 +1,9 @@
 """What programs and libraries need at run time without linking to it, as small tables.
 
 Owns knowledge of families: Python's standard library, Perl's modules, a compiler's passes, start
-files and headers, git's subcommands, terminal descriptions, certificates. Programs of a known
-family are run with fixed arguments to learn where their files are; no other program is ever run.
+files and headers, git's subcommands, Java's modules, terminal descriptions, certificates.
+Programs of a known family are run with fixed arguments to learn where their files are; no other
+program is ever run.
 """
 
 from __future__ import annotations
@@ -200,6 +201,15 @@ def _add_git(collector: Collector, path: str) -> None:
     _add_shell(collector, path)
 
 
+def _add_java(collector: Collector, path: str) -> None:
+    home = os.path.dirname(os.path.dirname(os.path.realpath(path)))
+    if not os.path.isfile(os.path.join(home, "lib/jvm.cfg")):
+        return
+    collector.add_tree(os.path.join(home, "lib"), skip=lambda name: name.endswith("/src.zip"))
+    collector.add_tree(os.path.join(home, "conf"))
+    collector.add_file(os.path.join(home, "release"))
+
+
 def _add_compiler(collector: Collector, path: str) -> None:
     is_cplusplus = "++" in os.path.basename(os.path.realpath(path))
     passes = ("cc1", "collect2", "lto-wrapper", "lto1", "as", "ld")
@@ -273,6 +283,7 @@ _PROGRAM_NEEDS: tuple[tuple[re.Pattern[str], ProgramNeed], ...] = (
     (_PYTHON, _add_python),
     (_PERL, _add_perl),
     (re.compile(r"git"), _add_git),
+    (re.compile(r"java|javac|javadoc|javap|jar|jdeps|jlink|jshell|keytool"), _add_java),
     (re.compile(r"(?:[\w-]+-)?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(?:-\d+)?"), _add_compiler),
     (re.compile(r"g?make|[mg]?awk|vi|vim[\w.]*|man|xargs|nvi"), _add_shell),
 )

@@ -262,6 +262,40 @@ def test_included_libraries_bring_theirs_and_lacks_are_warnings(maker: Maker) ->
     assert any("needs libnone.so" in text for text in result.warnings)
 
 
+def test_a_library_of_the_same_folder_is_no_lack(maker: Maker) -> None:
+    loader = maker.program("ld.so", dynamic=True)
+    app = maker.program("app", dynamic=True, interp=loader)
+    maker.program("home/a.so", dynamic=True, needed=("libvm.so", "libnone.so"))
+    maker.program("home/server/libvm.so", dynamic=True)
+    result = maker.build(app, includes=((str(maker.host / "home"), ""),))
+    lacks = [text for text in result.warnings if "needs" in text]
+    assert len(lacks) == 1, lacks
+    assert "needs libnone.so" in lacks[0]
+
+
+def test_java_brings_its_home(maker: Maker) -> None:
+    java = maker.program("jdk/bin/java")
+    for place in ("lib/jvm.cfg", "lib/modules", "lib/src.zip", "conf/security/policy", "release"):
+        path = maker.host / "jdk" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(place)
+    (maker.host / "java").symlink_to(java)
+    maker.build(str(maker.host / "java"))
+    home = maker.inside(maker.host / "jdk")
+    assert (home / "lib/modules").read_text() == "lib/modules"
+    assert (home / "conf/security/policy").is_file()
+    assert (home / "release").is_file()
+    assert not (home / "lib/src.zip").exists()
+
+
+def test_a_program_that_is_only_called_java_brings_nothing(maker: Maker) -> None:
+    java = maker.program("bin/java")
+    (maker.host / "lib").mkdir()
+    (maker.host / "lib/private").write_text("")
+    maker.build(java)
+    assert not maker.inside(maker.host / "lib").exists()
+
+
 @pytest.mark.parametrize(
     ("inside", "words"),
     [("relative", "must be absolute"), ("/a/../b", "must be absolute"), ("/", "the root itself")],
