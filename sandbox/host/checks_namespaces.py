@@ -138,13 +138,22 @@ def _free_range(*paths: str) -> str:
 
 
 def _ranges() -> tuple[subids.SubIds, subids.SubIds]:
-    """The caller's subordinate user and group ids; raises HostError on overlaps."""
+    """The caller's subordinate user and group ids, or root's own; raises HostError on overlaps."""
     uid = os.getuid()
     name = user_name(uid)
-    return (
+    found = (
         subids.read_subids("uid", name, uid, uid),
         subids.read_subids("gid", name, uid, os.getgid()),
     )
+    if uid == 0:
+        found = (_or_roots_own(found[0]), _or_roots_own(found[1]))
+    return found
+
+
+def _or_roots_own(found: subids.SubIds) -> subids.SubIds:
+    if found.ranges:
+        return found
+    return subids.SubIds(subids.ROOT_RANGE, found.source, found.problems)
 
 
 def check_subids() -> Finding:
@@ -160,6 +169,8 @@ def check_subids() -> Finding:
             f"{count} {kind} ids" for count, kind in zip(counts, ("user", "group"), strict=True)
         )
         skipped = [problem for item in found for problem in item.problems]
+        if subids.ROOT_RANGE in (found[0].ranges, found[1].ranges):
+            text += f" from {subids.ROOT_RANGE[0][0]} on, which need no grant,"
         return Finding("subordinate-ids", "ok", "; ".join([f"{text} for {name}", *skipped[:3]]))
     free = _free_range("/etc/subuid", "/etc/subgid")
     text = f"{counts[0]} user and {counts[1]} group ids for {name}, 65535 are wanted"
@@ -199,6 +210,8 @@ def check_id_map() -> Finding:
         uids, gids = (found.ranges for found in _ranges())
     except SbxError as error:
         return Finding(name, "warn", f"not tried: {error.what}")
+    if subids.ROOT_RANGE in (uids, gids):
+        return _check_own_map(uids, gids)
     if not all(helpers) or not uids or not gids:
         return Finding(name, "warn", "not tried: needs subordinate ids and both helpers")
     texts = [_map_text(os.getuid(), uids), _map_text(os.getgid(), gids)]
@@ -211,3 +224,15 @@ def check_id_map() -> Finding:
     if outcome.ok:
         return Finding(name, "ok", f"all subordinate ids can be mapped with {way}")
     return Finding(name, "warn", f"{outcome.reason}; only one id can exist inside")
+
+
+def _check_own_map(uids: tuple[subids.Range, ...], gids: tuple[subids.Range, ...]) -> Finding:
+    """The map that root writes itself: the helpers would ask for a grant."""
+    texts = [_map_text(os.getuid(), uids), _map_text(os.getgid(), gids)]
+    try:
+        outcome = attempt("id_map_with", native("sbx-idmap"), *texts, "", "")
+    except SbxError as error:
+        return Finding("id-map", "warn", f"not tried: {error.what}")
+    if outcome.ok:
+        return Finding("id-map", "ok", "root maps ids without the helpers")
+    return Finding("id-map", "warn", f"{outcome.reason}; only one id can exist inside")

@@ -24,6 +24,9 @@ MAX_EXTENTS = 340
 MAX_MAP_TEXT = 4095
 ID_LIMIT = 2**32 - 1
 DEFAULT_IDS = 65536
+# Ids that root hands out when no range was granted to it: above every range that useradd or
+# systemd give away (systemd.io/UIDS-GIDS), below 2^31.
+ROOT_RANGE = ((0x70000000, DEFAULT_IDS),)
 GETSUBIDS = "/usr/bin/getsubids"
 _DEADLINE_S = 10.0
 

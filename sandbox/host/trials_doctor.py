@@ -55,8 +55,10 @@ def _check_map(kind: str, found: str, wanted: str) -> None:
 
 
 def try_id_map_with(program: str, uids: str, gids: str, newuidmap: str, newgidmap: str) -> Value:
-    """The whole map through our own wrapper, as sbx does for the files of sandboxes."""
-    argv = [program, "--helpers", "--newuidmap", newuidmap, "--newgidmap", newgidmap]
+    """The whole map through our own wrapper, as sbx does for files; "" for no helper: directly."""
+    argv = [program]
+    if newuidmap:
+        argv += ["--helpers", "--newuidmap", newuidmap, "--newgidmap", newgidmap]
     for flag, text in (("--uid", uids), ("--gid", gids)):
         for extent in text.split(","):
             argv += [flag, extent]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.errors import HostError, PolicyError
-from sandbox.host.subids import inner_map, range_map
+from sandbox.host.subids import ROOT_RANGE, inner_map, range_map
 from sandbox.plan.request import Degradation, give_up
 from sandbox.record import Record
 
@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.plan.ops import Extents
     from sandbox.policy.model import Policy
-
-# Ids that root hands out when no range was granted to it: above every range that useradd or
-# systemd give away (systemd.io/UIDS-GIDS), below 2^31.
-ROOT_RANGE = ((0x70000000, 65536),)
 
 
 class Ids(Record):

@@ -203,6 +203,22 @@ def test_subids(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--add-subuids 200010-265545 --add-subgids 200010-265545 " in finding.fix
 
 
+def test_root_needs_no_granted_ids(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = subids.SubIds((), "/etc/subuid")
+    monkeypatch.setattr(checks_namespaces.os, "getuid", lambda: 0)
+    monkeypatch.setattr(checks_namespaces.os, "getgid", lambda: 0)
+    monkeypatch.setattr(checks_namespaces.subids, "read_subids", lambda *_: none)
+    monkeypatch.setattr(checks_namespaces, "native", lambda _: "/ours")
+    finding = checks_namespaces.check_subids()
+    assert (finding.verdict, finding.fix) == ("ok", "")
+    assert "need no grant" in finding.detail
+    assert checks_namespaces.check_id_map().verdict == "ok"
+    own = "0:0:1,1:1879048192:65535"
+    assert host.asked[-1] == ("id_map_with", "/ours", own, own, "", "")
+    host.trials["id_map_with"] = failed(errno.EPERM, "write uid_map")
+    assert checks_namespaces.check_id_map().verdict == "warn"
+
+
 def test_overlapping_subids(monkeypatch: pytest.MonkeyPatch) -> None:
     def overlap() -> None:
         raise SbxError("subordinate ids overlap in /etc/subuid:2", cause="why", hint="cure")
