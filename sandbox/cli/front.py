@@ -184,8 +184,8 @@ def start(argv: list[str]) -> int:
     """Run a command line through click and return the exit code. Raises SbxError."""
     argv = _plea_for_help(argv)
     try:
-        # click's own main() would end the process when a reader goes away.
-        with (commands := group()).make_context("sbx", argv) as context:
+        # click's own main() would end the process when a reader goes away; it eats its list.
+        with (commands := group()).make_context("sbx", list(argv)) as context:
             code = commands.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -218,9 +218,12 @@ def _usage_error(error: click.ClickException, argv: list[str]) -> UsageError:
     if isinstance(error, click.NoSuchOption):
         what = f'no such option "{error.option_name}"'
         known = [name for p in context.command.params for name in p.opts] if context else []
+        if program == "sbx" and any(error.option_name in o.names for o in RUN_OPTIONS):
+            return UsageError(what, hint=f"write it after the command: sbx run {error.option_name}")
         return UsageError(what, hint=usage_hint(program, error.option_name, known))
     if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
-        what = f'missing argument "{(error.param.name or "").upper()}"'
+        shown = error.param.metavar or (error.param.name or "").upper()
+        what = f'missing argument "{shown.partition(" ")[0].rstrip(".")}"'
         usage = context.command.collect_usage_pieces(context) if context else []
         return UsageError(what, hint=f"usage: {' '.join([program, *usage])}")
     text = error.format_message().rstrip(".").replace("'", '"')

@@ -188,6 +188,8 @@ def test_a_policy_at_fault_is_not_wrong_usage(
         (["explain", "--json=1", "root", "cmd"], 'option "--json" does not take a value'),
         (["rnu"], 'no such command "rnu"'),
         (["--nope"], 'no such option "--nope"'),
+        (["layer", "rm"], 'missing argument "DIR"'),
+        (["exec"], 'missing argument "SANDBOX"'),
         (["policy", "shwo"], 'no such command "shwo"'),
     ],
 )
@@ -206,6 +208,14 @@ def test_near_names_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().err
     assert "hint: did you mean --name? try 'sbx run --help'" in shown
     assert "hint: did you mean run? try 'sbx --help'" in shown
+
+
+def test_options_before_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--policy", "strict", "run", "root", "cmd"])
+    main(["--json", "run", "root", "cmd"])
+    first, second = capsys.readouterr().err.splitlines()[1:]
+    assert first == "  hint: write it after the command: sbx run --policy"
+    assert json.loads(second)["hint"] == "write it after the command: sbx run --json"
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
