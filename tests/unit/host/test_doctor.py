@@ -205,9 +205,9 @@ def test_subids(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_root_needs_no_granted_ids(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     none = subids.SubIds((), "/etc/subuid")
-    monkeypatch.setattr(checks_namespaces.os, "getuid", lambda: 0)
-    monkeypatch.setattr(checks_namespaces.os, "getgid", lambda: 0)
-    monkeypatch.setattr(checks_namespaces.subids, "read_subids", lambda *_: none)
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.setattr(os, "getgid", lambda: 0)
+    monkeypatch.setattr(subids, "read_subids", lambda *_: none)
     monkeypatch.setattr(checks_namespaces, "native", lambda _: "/ours")
     finding = checks_namespaces.check_subids()
     assert (finding.verdict, finding.fix) == ("ok", "")
