@@ -10,8 +10,14 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.api.aio import AsyncPopen, apopen, arun
+    from sandbox.api.box import AsyncSandbox, Sandbox
+    from sandbox.api.call import Result
     from sandbox.api.failed import CommandFailed
-    from sandbox.api.run import DEVNULL, PIPE, STDOUT, Result, run
+    from sandbox.api.policy import Policy
+    from sandbox.api.popen import Popen
+    from sandbox.api.run import run
+    from sandbox.api.wiring import DEVNULL, PIPE, STDOUT
     from sandbox.errors import (
         CommandNotExecutable,
         CommandNotFound,
@@ -31,26 +37,39 @@ __all__ = (
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "AsyncPopen",
+    "AsyncSandbox",
     "CommandFailed",
     "CommandNotExecutable",
     "CommandNotFound",
     "HostError",
     "Mount",
+    "Policy",
     "PolicyError",
+    "Popen",
     "Report",
     "Result",
     "RootfsError",
+    "Sandbox",
     "SbxError",
     "SetupError",
     "StateError",
     "TimeoutExpired",
     "UsageError",
+    "apopen",
+    "arun",
     "run",
 )
 
 _HOMES = {
+    "sandbox.api.aio": ("AsyncPopen", "apopen", "arun"),
+    "sandbox.api.box": ("AsyncSandbox", "Sandbox"),
+    "sandbox.api.call": ("Result",),
     "sandbox.api.failed": ("CommandFailed",),
-    "sandbox.api.run": ("DEVNULL", "PIPE", "STDOUT", "Result", "run"),
+    "sandbox.api.policy": ("Policy",),
+    "sandbox.api.popen": ("Popen",),
+    "sandbox.api.run": ("run",),
+    "sandbox.api.wiring": ("DEVNULL", "PIPE", "STDOUT"),
     "sandbox.policy.model": ("Mount",),
     "sandbox.runtime.report": ("Report",),
 }

@@ -156,10 +156,18 @@ class OutputError(SbxError, OSError):
 
 
 class TimeoutExpired(SbxError, TimeoutError):
-    """The time limit ended the sandbox; `result` holds what was captured until then."""
+    """The time limit ended the sandbox: `result` holds what was captured until then.
+
+    Or a wait for a command that goes on was over: then `result` is None, and `stdout`, `stderr`
+    what `communicate` had read.
+    """
 
     exit_code = EXIT_TIMEOUT
 
-    def __init__(self, what: str, *, result: object = None) -> None:
+    def __init__(
+        self, what: str, *, result: object = None, stdout: object = None, stderr: object = None
+    ) -> None:
         super().__init__(what)
         self.result = result
+        self.stdout = getattr(result, "stdout", stdout)
+        self.stderr = getattr(result, "stderr", stderr)

@@ -8,7 +8,7 @@ from sandbox.errors import SbxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.api.run import Result
+    from sandbox.api.call import Result
 
 
 class CommandFailed(SbxError, CalledProcessError):

@@ -85,15 +85,26 @@ def _lines(error: RootfsError | None) -> tuple[str, ...]:
     return (f"rootfs: {error.what}: {error.cause}",) if error else ()
 
 
+def check_words(argv: tuple[str, ...], env: Pairs) -> None:
+    """Refuse a command line or variables that execve(2) would not take. Raises UsageError."""
+    problems = _word_problems(argv, env)
+    if problems:
+        raise UsageError("this cannot be run", problems=tuple(problems))
+
+
 def _usage_problems(task: Task, env: Pairs) -> list[str]:
-    if not task.argv or not task.argv[0]:
-        found = ["command: is missing" if not task.argv else "command: must not be empty"]
+    return _word_problems(task.argv, env) + _name_problems(task.name)
+
+
+def _word_problems(argv: tuple[str, ...], env: Pairs) -> list[str]:
+    if not argv or not argv[0]:
+        found = ["command: is missing" if not argv else "command: must not be empty"]
     else:
-        names = ["command", *(f"argument {number}" for number in range(1, len(task.argv)))]
-        found = [line for pair in zip(names, task.argv, strict=True) for line in _string(*pair)]
+        names = ["command", *(f"argument {number}" for number in range(1, len(argv)))]
+        found = [line for pair in zip(names, argv, strict=True) for line in _string(*pair)]
     for name, value in env:
         found += _string(f"environment variable {quote(name)}", f"{name}={value}")
-    return found + _name_problems(task.name)
+    return found
 
 
 def _string(what: str, text: str) -> list[str]:

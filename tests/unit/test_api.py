@@ -16,6 +16,10 @@ import sandbox
 from sandbox.runtime import session
 from sandbox.runtime.report import Report
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.runtime.supervise import Turns
+
 ROOT = Path(sandbox.__file__).parents[1]
 HEAVY = {
     "argparse", "asyncio", "click", "contextlib", "dataclasses", "datetime", "enum", "inspect",
@@ -30,7 +34,7 @@ REPORT = Report(
 
 
 class Played:
-    """Stands in for run_session: notes what it was called with, writes, reports."""
+    """Stands in for session_turns: notes what it was called with, writes, reports."""
 
     def __init__(self) -> None:
         self.report = REPORT
@@ -39,11 +43,14 @@ class Played:
         self.task: Any = None
         self.options: Any = None
 
-    def __call__(self, policy: Any, task: Any, options: Any) -> Report:
+    def __call__(self, policy: Any, task: Any, options: Any) -> Turns[Report]:
         self.policy, self.task, self.options = policy, task, options
         for target, data in ((options.stdout, self.out), (options.stderr, self.err)):
             if isinstance(target, bytearray):
                 target += data
+            elif callable(target):
+                target(data)
+        yield None
         return self.report
 
 
@@ -55,7 +62,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     stage = Played()
-    monkeypatch.setattr(session, "run_session", stage)
+    monkeypatch.setattr(session, "session_turns", stage)
     return stage
 
 
@@ -200,9 +207,23 @@ def test_a_time_limit_carries_what_there_was(played: Played) -> None:
     assert caught.value.result.stdout == b"out\r\n"
 
 
+def test_output_is_heard_as_it_comes(played: Played) -> None:
+    heard: list[Any] = []
+    played.out, played.err = "ä\r\n".encode(), b"err\r"
+    result = run(capture_output=True, on_stdout=heard.append, encoding="utf-8")
+    assert heard == ["ä\n"]
+    assert (result.stdout, result.stderr) == ("ä\n", "err\n")
+    assert run(on_stdout=heard.append).stdout is None
+    assert heard[-1] == "ä\r\n".encode()
+    run(on_stderr=heard.append, text=True)
+    assert heard[-2:] == ["err", "\n"]  # the newline might have gone on
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"on_stdout": print, "stdout": 1},
+        {"on_stderr": print, "stderr": sandbox.STDOUT},
         {"input": b"x", "stdin": 0},
         {"capture_output": True, "stdout": sandbox.PIPE},
         {"capture_output": True, "stderr": sandbox.PIPE},
@@ -226,3 +247,58 @@ def test_an_unknown_policy_and_wrong_values_are_policy_errors() -> None:
     with pytest.raises(sandbox.PolicyError) as caught:
         run(cwd="relative", network="bogus")
     assert len(caught.value.problems) == 2
+
+
+def test_limits_that_nothing_can_hold_are_refused_together(played: Played) -> None:
+    with pytest.raises(sandbox.HostError) as caught:
+        run(memory="512M", cpus=1.5, allow=["example.org"], pids=64)
+    assert len(caught.value.problems) == 3
+    assert played.policy is None
+    run(pids=64)
+    policy: Any = played.policy
+    assert {limit.name: limit.soft for limit in policy.rlimits}["nproc"] == 64
+    assert policy.origin("rlimits.nproc") == "sandbox.run"
+
+
+def test_an_unknown_keyword_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="executable"):
+        run(executable="sh")
+
+
+# ---- Policy ---------------------------------------------------------------------------------
+
+
+def test_a_policy_in_python_remembers_its_words(played: Played) -> None:
+    base = sandbox.Policy.strict()
+    policy = (
+        base.with_mount(".", "/src")
+        .with_tmpfs("/scratch", size="8M")
+        .with_env(A="b")
+        .with_limit(nofile=99)
+        .with_timeout("2m")
+        .with_network("none")
+        .with_user(1000)
+        .with_output_limit("1M")
+        .with_root(read_only=True)
+    )
+    assert base == sandbox.Policy.strict()
+    run(policy=policy, env={"C": "d"})
+    made = played.policy
+    assert made.filesystem.mounts[-1].source == os.getcwd()
+    assert {mount.target: mount.size for mount in made.filesystem.tmpfs}["/scratch"] == 8 << 20
+    assert {"A": "b", "C": "d"}.items() <= dict(made.process.env).items()
+    assert (made.process.timeout, made.process.output_limit) == (120, 1 << 20)
+    assert made.identity.user == 1000
+    assert made.filesystem.read_only
+    assert made.origin("process.timeout") == "Policy.with_timeout"
+    assert made.origin("filesystem.mounts./src") == "Policy.with_mount"
+    assert made.origin("process.env.C") == "sandbox.run"
+    assert ("process.timeout", '"2m"', "Policy.with_timeout") in policy.describe()
+
+
+def test_a_wrong_policy_names_the_words_that_made_it_so() -> None:
+    policy = sandbox.Policy.default().with_timeout("long").with_network("bogus")
+    with pytest.raises(sandbox.PolicyError) as caught:
+        policy.check()
+    assert len(caught.value.problems) == 2
+    assert "Policy.with_timeout" in str(caught.value)

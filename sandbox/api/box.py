@@ -1,0 +1,214 @@
+"""`sandbox.Sandbox` and AsyncSandbox: many commands in one kept sandbox."""
+
+from __future__ import annotations
+
+from sandbox.api.held import Held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Self, Unpack
+
+    from sandbox.api.aio import AsyncPopen
+    from sandbox.api.call import Result
+    from sandbox.api.held import ExecKeywords, ExecOpenKeywords
+    from sandbox.api.popen import Popen
+    from sandbox.api.wishes import PolicyRef, Wishes, Word
+    from sandbox.runtime.logs import Output
+
+
+class _Known:
+    """What can be said of a kept sandbox without asking it."""
+
+    _held: Held
+
+    @property
+    def id(self) -> str:
+        """Its id, as `sbx ps` shows it."""
+        return self._held.folder.id
+
+    @property
+    def name(self) -> str:
+        """Its name; `sbx exec`, `sbx inspect` and the others take it."""
+        return self._held.folder.name
+
+    def report(self) -> dict[str, object]:
+        """Its state as `sbx inspect` shows it: id, name, state, exit_code, times, and more."""
+        from sandbox.runtime.inspect import summary
+
+        return summary(self._held.folder)
+
+    def logs(self) -> Iterator[Output]:
+        """The output of its own first command, each piece with `stream`, `at_s` and `data`.
+
+        A Sandbox that was made here is idle and has none: its commands give theirs to the caller.
+        """
+        from sandbox.runtime.logs import LogReader
+
+        reader = LogReader(self._held.folder)
+        try:
+            yield from reader.read()
+        finally:
+            reader.close()
+
+
+class Sandbox(_Known):
+    """One sandbox for many commands, which share its files, its processes and its limits.
+
+    Keywords are those of `sandbox.run` that are not of a single command; `timeout` bounds the
+    whole sandbox. `with` (or `start`) starts it, and nothing of it outlives `with`, this object
+    or this process. Safe in threads. Raises SbxError as `run` does.
+
+        with sandbox.Sandbox(rootfs="./rootfs", policy="ci") as box:
+            box.run(["make"], check=True)
+    """
+
+    def __init__(
+        self,
+        *,
+        rootfs: Word,
+        policy: PolicyRef = "strict",
+        name: str = "",
+        **wishes: Unpack[Wishes],
+    ) -> None:
+        self._held = Held("sandbox.Sandbox", rootfs, policy, name, wishes)
+
+    @classmethod
+    def find(cls, word: str) -> Self:
+        """The living sandbox with this name, id, or beginning of an id, whoever started it.
+
+        It goes on after `close`; only `kill` ends it. Raises StateError.
+        """
+        made = cls.__new__(cls)
+        made._held = Held.found(word)
+        return made
+
+    def start(self) -> Self:
+        """Start it. Raises SbxError."""
+        from sandbox.runtime.supervise import drive
+
+        drive(self._held.start(self))
+        return self
+
+    def run(self, argv: Sequence[Word], **keywords: Unpack[ExecKeywords]) -> Result:
+        """Run a command in it to its end, as `sandbox.run`: with the same connections, `env`,
+        `cwd`, `user`, `timeout` and `pass_fds`. What it leaves running ends with the sandbox."""
+        from sandbox.runtime.supervise import drive
+
+        call, turns = self._held.call(argv, keywords)
+        return call.finish(drive(turns))
+
+    def exec(self, argv: Sequence[Word], **keywords: Unpack[ExecKeywords]) -> Result:
+        """The same as `run`, by the name that `sbx exec` has."""
+        return self.run(argv, **keywords)
+
+    def popen(
+        self, argv: Sequence[Word], *, bufsize: int = -1, **keywords: Unpack[ExecOpenKeywords]
+    ) -> Popen:
+        """Start a command in it that goes on, as `sandbox.Popen`."""
+        from sandbox.api.popen import Popen
+
+        words, connecting, begin = self._held.opened(argv, keywords)
+        return Popen.begun(words, bufsize, connecting, begin)
+
+    def pause(self) -> None:
+        """Stop all its processes until `unpause`. Raises StateError."""
+        self._held.ask(lambda keeper: keeper.freeze())
+
+    def unpause(self) -> None:
+        """Let its processes go on. Raises StateError."""
+        self._held.ask(lambda keeper: keeper.thaw())
+
+    def kill(self) -> None:
+        """Kill everything in it and wait for its end. Raises StateError."""
+        self._held.ask(_kill)
+
+    def close(self) -> None:
+        """End it, if it was started here; forget it otherwise. May be called again."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self.start() if self._held.is_new else self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncSandbox(_Known):
+    """Sandbox for asyncio: `async with`, and the same words to await. Cancelling a command kills
+    that command with all it started; leaving `async with` ends the sandbox."""
+
+    def __init__(
+        self,
+        *,
+        rootfs: Word,
+        policy: PolicyRef = "strict",
+        name: str = "",
+        **wishes: Unpack[Wishes],
+    ) -> None:
+        self._held = Held("sandbox.AsyncSandbox", rootfs, policy, name, wishes)
+
+    @classmethod
+    def find(cls, word: str) -> Self:
+        """As Sandbox.find."""
+        made = cls.__new__(cls)
+        made._held = Held.found(word)
+        return made
+
+    async def start(self) -> Self:
+        """Start it. Raises SbxError."""
+        from sandbox.api.loop import drive_async
+
+        await drive_async(self._held.start(self))
+        return self
+
+    async def run(self, argv: Sequence[Word], **keywords: Unpack[ExecKeywords]) -> Result:
+        """As Sandbox.run."""
+        from sandbox.api.loop import drive_async
+
+        call, turns = self._held.call(argv, keywords)
+        return call.finish(await drive_async(turns))
+
+    async def exec(self, argv: Sequence[Word], **keywords: Unpack[ExecKeywords]) -> Result:
+        """The same as `run`."""
+        return await self.run(argv, **keywords)
+
+    async def popen(self, argv: Sequence[Word], **keywords: Unpack[ExecOpenKeywords]) -> AsyncPopen:
+        """Start a command in it that goes on, as `sandbox.apopen`."""
+        from sandbox.api.aio import AsyncPopen
+
+        return await AsyncPopen.begun(*self._held.opened(argv, keywords))
+
+    async def pause(self) -> None:
+        """As Sandbox.pause."""
+        await self._ask(lambda keeper: keeper.freeze())
+
+    async def unpause(self) -> None:
+        """As Sandbox.unpause."""
+        await self._ask(lambda keeper: keeper.thaw())
+
+    async def kill(self) -> None:
+        """As Sandbox.kill."""
+        await self._ask(_kill)
+
+    async def close(self) -> None:
+        """As Sandbox.close; cancelling it waits for the end all the same."""
+        from sandbox.api.loop import in_thread
+
+        await in_thread(self._held.close)
+
+    async def _ask(self, request: Any) -> None:
+        from sandbox.api.loop import in_thread
+
+        await in_thread(lambda: self._held.ask(request))
+
+    async def __aenter__(self) -> Self:
+        return await self.start() if self._held.is_new else self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _kill(keeper: Any) -> None:
+    keeper.kill()
+    keeper.wait()

@@ -1,0 +1,127 @@
+"""What a caller of the Python API wishes of a sandbox, as layers of a policy.
+
+Owns the keywords that are limits and settings; what they may hold is policy's to check.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import HostError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, TypeAlias, TypedDict
+
+    from sandbox.api.policy import Policy
+    from sandbox.policy import model
+    from sandbox.policy.load import Layer
+
+    PolicyRef: TypeAlias = "str | os.PathLike[str] | Policy"
+    Word: TypeAlias = "str | os.PathLike[str]"
+
+    class Wishes(TypedDict, total=False):
+        """What comes on top of the policy; see `overrides`."""
+
+        timeout: float | None
+        env: Mapping[str, str] | None
+        cwd: str | None
+        user: int | str | None
+        mounts: Iterable[model.Mount]
+        network: str | None
+        allow: Iterable[str]
+        memory: int | str | None
+        cpus: float | None
+        pids: int | None
+
+
+def overrides(
+    *,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    user: int | str | None = None,
+    mounts: Iterable[model.Mount] = (),
+    network: str | None = None,
+    allow: Iterable[str] = (),
+    memory: int | str | None = None,
+    cpus: float | None = None,
+    pids: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The keywords as the content of a policy: only what was given.
+
+    `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds the
+    processes and threads of one user (RLIMIT_NPROC). Raises HostError for limits that nothing
+    can hold yet: `memory` and `cpus` need a cgroup, `allow` a network of the sandbox's own.
+    """
+    lacking = [
+        f"{name}={value!r}: needs {what}, and sbx has no driver for one yet"
+        for name, value, what in (
+            ("memory", memory, "a cgroup"),
+            ("cpus", cpus, "a cgroup"),
+            ("allow", list(allow) or None, "a filtered network"),
+        )
+        if value is not None
+    ]
+    if lacking:
+        raise HostError("these limits cannot be held", problems=tuple(lacking))
+    values: dict[tuple[str, str], Any] = {
+        ("process", "timeout"): timeout,
+        ("process", "env"): dict(env) if env else None,
+        ("process", "cwd"): cwd,
+        ("identity", "user"): user,
+        ("filesystem", "mounts"): [absolute_mount(mount) for mount in mounts] or None,
+        ("network", "mode"): network,
+        ("rlimits", "nproc"): pids,
+    }
+    sections: dict[str, dict[str, Any]] = {}
+    for (section, key), value in values.items():
+        if value is not None:
+            sections.setdefault(section, {})[key] = value
+    return sections
+
+
+def absolute_mount(mount: model.Mount) -> dict[str, object]:
+    """A mount as a policy file has it, its source seen from the current folder."""
+    return {**dict(mount), "source": os.path.abspath(mount.source)}
+
+
+def layer_of(origin: str, sections: Mapping[str, Mapping[str, Any]]) -> Layer:
+    """A layer whose every value remembers `origin`."""
+    from sandbox.policy.merge import Layer
+
+    origins: dict[str, str] = {}
+    for section, values in sections.items():
+        for key, value in values.items():
+            origins[f"{section}.{key}"] = origin
+            if isinstance(value, dict):
+                origins |= {f"{section}.{key}.{item}": origin for item in value}
+    return Layer(origin, sections, origins)
+
+
+def layers_of(policy: PolicyRef) -> list[Layer]:
+    """The layers of a policy by name, by path, or of a Policy. Raises PolicyError."""
+    if not isinstance(policy, str | os.PathLike):
+        return list(policy.layers)
+    from sandbox.policy.load import load_policy
+
+    return load_policy(os.fspath(policy))
+
+
+def policy_for(origin: str, policy: PolicyRef, sections: dict[str, dict[str, Any]]) -> model.Policy:
+    """The policy with the caller's wishes on top. Raises PolicyError."""
+    from sandbox.policy.merge import build_policy
+
+    return build_policy([*layers_of(policy), layer_of(origin, sections)])
+
+
+def words_of(argv: Sequence[Word]) -> tuple[str, ...]:
+    """The command as a tuple of words. Raises UsageError for a string."""
+    if isinstance(argv, str | bytes):
+        raise UsageError(
+            "the command must be a list of words",
+            cause=f"found {type(argv).__name__}",
+            hint='for a shell line: ["sh", "-c", line]',
+        )
+    return tuple(os.fspath(word) for word in argv)
