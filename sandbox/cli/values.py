@@ -106,6 +106,11 @@ def volume(text: str) -> Settings:
     mount: dict[str, Any] = {"source": _volume_source(parts[0]), "target": parts[1]}
     words = parts[2].split(",") if len(parts) == 3 else []
     for word in words:
+        if word.startswith("/"):
+            instead = (
+                "a path that holds a colon goes into --mount type=bind,source=PATH,target=PATH"
+            )
+            raise ValueError(f"{quote(text)} has two colons; {instead}")
         if word not in {"ro", "rw", "optional"}:
             why = _FOREIGN_VOLUME_WORDS.get(word, "is not known")
             raise ValueError(f"{quote(word)} in {quote(text)} {why}; use ro, rw or optional")

@@ -28,6 +28,10 @@ _GENERAL = {
     ),
     codes.ETXTBSY: ("the file is open for writing", "close it first, then run it"),
     codes.ENOMEM: ("the kernel has no memory for it", "raise the memory limit of the policy"),
+    codes.ENOEXEC: (
+        "exec format error",
+        "a script begins with a line such as #!/bin/sh; without it, run: sh FILE",
+    ),
     codes.ENAMETOOLONG: ("the path is too long", ""),
     codes.EPERM: (
         "operation not permitted",

@@ -32,6 +32,7 @@ def test_volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("data:/b", "named volumes do not exist"), ("/a", "must be"), (":/b", "must be"),
+     ("./a:b:/c", "a colon goes into --mount"),
      ("/a:", "must be"), ("/a:/b:z", '"z"'), ("/a:/b:ro,rw", "both"), ("/a:/b:ro:x", "must be"),
      ("", "must be"), ("/a:/b:", "not known")],
 )  # fmt: skip

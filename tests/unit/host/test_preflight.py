@@ -201,6 +201,12 @@ def test_errno_that_the_files_do_not_explain_is_believed(
     assert words in root.cause("/elsewhere/app", number)
 
 
+def test_script_in_a_volume_without_a_first_line(root: Root) -> None:
+    _, cause, hint = explain_exec_failure(str(root.path), "/volume/s", PATH, errno.ENOEXEC)
+    assert cause == "exec format error"
+    assert "#!/bin/sh" in hint
+
+
 def test_denied_though_all_looks_well(root: Root) -> None:
     root.program("usr/bin/app")
     assert root.cause("app", errno.EACCES) == "permission denied"
