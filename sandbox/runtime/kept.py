@@ -7,6 +7,7 @@ keeper's.
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import time
 
@@ -61,12 +62,17 @@ class Kept:
                 has_init=process.init or keeping.idle,
             )
         )
-        self._locks = [lock]
+        self._locks: list[int] = []
         self._control: _socket.socket | None = None
+        self.hold(lock)
 
     def hold(self, lock: int) -> None:
         """Keep a descriptor of a locked file open as long as the sandbox lives; it is ours now."""
-        self._locks.append(lock)
+        # Held by the launcher at the same number, which must be none of its own.
+        try:
+            self._locks.append(fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, spawn.FIRST_PRIVATE))
+        finally:
+            os.close(lock)
 
     def adopt(self, plan: Plan, storage_reason: str) -> Plan:
         """The plan as it has to be executed; it is written down."""
