@@ -15,7 +15,7 @@
 #define KEEP_DETACHED 0x1U /* nobody stays: output goes to the log, the clock is ours */
 #define KEEP_INPUT 0x2U	   /* the payload's input stays open for those who attach */
 
-#define KEEP_CLIENTS 32
+#define KEEP_CLIENTS 128
 #define KEEP_LIST_AT 32 /* bytes before the list of descriptors in KEEP */
 
 struct keeper {

@@ -16,6 +16,7 @@ import struct
 import time
 
 from sandbox.errors import StateError
+from sandbox.runtime.registry import start_ticks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -198,12 +199,3 @@ def check_namespaces(found: dict[int, int]) -> None:
                 raise OSError(errno.EXDEV, "its namespaces do not belong together")
         finally:
             os.close(parent)
-
-
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot (proc(5), stat: 22); 0: it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0

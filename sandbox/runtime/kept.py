@@ -17,8 +17,15 @@ from sandbox.linux.capabilities import capability_mask
 from sandbox.plan import ops
 from sandbox.plan.keep import keep
 from sandbox.plan.wire import encode
-from sandbox.runtime.keeper import start_ticks
-from sandbox.runtime.registry import Description, boot_id, claim, new_id, own_name, sweep
+from sandbox.runtime.registry import (
+    Description,
+    boot_id,
+    claim,
+    new_id,
+    own_name,
+    start_ticks,
+    sweep,
+)
 from sandbox.runtime.task import UNLIMITED
 
 TYPE_CHECKING = False

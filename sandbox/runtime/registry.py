@@ -208,6 +208,15 @@ def boot_id() -> str:
         return ""
 
 
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot (proc(5), stat: 22); 0: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def own_name(identity: str) -> str:
     """The name of a sandbox that was given none: it needs no entry among the names."""
     return f"{_OWN}{identity[:8]}"

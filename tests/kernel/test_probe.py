@@ -108,7 +108,7 @@ def test_no_more_user_namespaces() -> None:
         "found = {f.name: f for f in run_doctor()}['user-namespaces']\n"
         "print(found.verdict, found.detail, found.fix, sep='|')"
     )
-    verdict, detail, fix = in_user_namespace(script).split("|")
+    verdict, detail, fix = in_user_namespace(script).split("|", 2)
     assert verdict == "fail"
     assert "user.max_user_namespaces is 0" in detail
     assert "user.max_user_namespaces=15000" in fix
