@@ -2,7 +2,8 @@
 
     result = sandbox.run(["python3", "-c", "print(1)"], rootfs="./rootfs", capture_output=True)
 
-`run` mirrors subprocess.run; policies, reports and errors are those of the command `sbx`.
+`run` and `Popen` mirror subprocess, `Sandbox` keeps one sandbox for many commands, `arun`, `apopen`
+and `AsyncSandbox` are the same for asyncio; policies, reports and errors are those of `sbx`.
 Everything is imported when it is first used.
 """
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from sandbox.api.aio import AsyncPopen, apopen, arun
     from sandbox.api.box import AsyncSandbox, Sandbox
     from sandbox.api.call import Result
+    from sandbox.api.executor import RemoteError, SandboxExecutor, WorkerEnded
     from sandbox.api.failed import CommandFailed
+    from sandbox.api.host import Explanation, Host, explain
     from sandbox.api.policy import Policy
     from sandbox.api.popen import Popen
     from sandbox.api.run import run
@@ -42,22 +45,28 @@ __all__ = (
     "CommandFailed",
     "CommandNotExecutable",
     "CommandNotFound",
+    "Explanation",
+    "Host",
     "HostError",
     "Mount",
     "Policy",
     "PolicyError",
     "Popen",
+    "RemoteError",
     "Report",
     "Result",
     "RootfsError",
     "Sandbox",
+    "SandboxExecutor",
     "SbxError",
     "SetupError",
     "StateError",
     "TimeoutExpired",
     "UsageError",
+    "WorkerEnded",
     "apopen",
     "arun",
+    "explain",
     "run",
 )
 
@@ -65,7 +74,9 @@ _HOMES = {
     "sandbox.api.aio": ("AsyncPopen", "apopen", "arun"),
     "sandbox.api.box": ("AsyncSandbox", "Sandbox"),
     "sandbox.api.call": ("Result",),
+    "sandbox.api.executor": ("RemoteError", "SandboxExecutor", "WorkerEnded"),
     "sandbox.api.failed": ("CommandFailed",),
+    "sandbox.api.host": ("Explanation", "Host", "explain"),
     "sandbox.api.policy": ("Policy",),
     "sandbox.api.popen": ("Popen",),
     "sandbox.api.run": ("run",),

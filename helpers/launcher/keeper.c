@@ -194,8 +194,6 @@ static int pass_order(struct keeper *k, unsigned char order)
 {
 	if (k->pidfd < 0)
 		return errno = ESRCH, -1;
-	if ((order == ORDER_FREEZE || order == ORDER_THAW) && has_cgroup())
-		return cgroup_write("cgroup.freeze", order == ORDER_FREEZE ? "1" : "0");
 	/* A sandbox that is held takes the next byte as the word to go on. */
 	if (order && !k->ready)
 		return errno = EAGAIN, -1;
@@ -334,7 +332,7 @@ int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f)
 		k->clients[i] = -1;
 	int pair[2];
 	k->events = openat(FD_FOLDER, "events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-	k->upstream = fcntl(FD_CHANNEL, F_DUPFD_CLOEXEC, FD_CGROUP + 1);
+	k->upstream = fcntl(FD_CHANNEL, F_DUPFD_CLOEXEC, FD_FOLDER + 1);
 	if (k->events < 0 || k->upstream < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
 	    dup3(pair[1], FD_CHANNEL, O_CLOEXEC) < 0)
 		return fail(f, "cannot keep the sandbox");

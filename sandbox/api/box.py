@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 from sandbox.api.held import Held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, Self, Unpack
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Self, TypeVar, Unpack
 
     from sandbox.api.aio import AsyncPopen
     from sandbox.api.call import Result
     from sandbox.api.held import ExecKeywords, ExecOpenKeywords
     from sandbox.api.popen import Popen
     from sandbox.api.wishes import PolicyRef, Wishes, Word
+    from sandbox.runtime.keeper import Keeper
     from sandbox.runtime.logs import Output
+
+    T = TypeVar("T")
+
+MAX_FILE_BYTES = 64 << 20
 
 
 class _Known:
@@ -111,6 +118,38 @@ class Sandbox(_Known):
         words, connecting, begin = self._held.opened(argv, keywords)
         return Popen.begun(words, bufsize, connecting, begin)
 
+    def read_file(self, path: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """The content of a file in it, of `max_bytes` at most; nothing inside is run for that.
+
+        Raises SandboxFileError: the OSError that fits.
+        """
+        from sandbox.runtime import files
+
+        return files.read_file(self._held.folder, path, max_bytes)
+
+    def write_file(
+        self, path: str, data: bytes | str, *, mode: int = 0o644, user: int | str | None = None
+    ) -> None:
+        """Make or replace a file in it, whole or not at all; text is written as UTF-8."""
+        from sandbox.runtime import files
+
+        content = data.encode() if isinstance(data, str) else bytes(data)
+        owner = None if user is None else str(user)
+        files.write_file(self._held.folder, path, content, mode, owner)
+
+    def copy_in(self, source: Word, path: str) -> list[str]:
+        """Copy a file or a folder of the host into it; returns what was left out, and why."""
+        from sandbox.runtime import files
+
+        return files.copy_in(self._held.folder, os.fspath(source), path)
+
+    def copy_out(self, path: str, destination: Word) -> list[str]:
+        """Copy a file or a folder of it to the host, bounded, links as links; returns what was
+        left out, and why."""
+        from sandbox.runtime import files
+
+        return files.copy_out(self._held.folder, path, os.fspath(destination))
+
     def pause(self) -> None:
         """Stop all its processes until `unpause`. Raises StateError."""
         self._held.ask(lambda keeper: keeper.freeze())
@@ -179,28 +218,47 @@ class AsyncSandbox(_Known):
 
         return await AsyncPopen.begun(*self._held.opened(argv, keywords))
 
+    async def read_file(self, path: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """As Sandbox.read_file."""
+        return await self._blocking(lambda box: box.read_file(path, max_bytes=max_bytes))
+
+    async def write_file(
+        self, path: str, data: bytes | str, *, mode: int = 0o644, user: int | str | None = None
+    ) -> None:
+        """As Sandbox.write_file."""
+        await self._blocking(lambda box: box.write_file(path, data, mode=mode, user=user))
+
+    async def copy_in(self, source: Word, path: str) -> list[str]:
+        """As Sandbox.copy_in."""
+        return await self._blocking(lambda box: box.copy_in(source, path))
+
+    async def copy_out(self, path: str, destination: Word) -> list[str]:
+        """As Sandbox.copy_out."""
+        return await self._blocking(lambda box: box.copy_out(path, destination))
+
     async def pause(self) -> None:
         """As Sandbox.pause."""
-        await self._ask(lambda keeper: keeper.freeze())
+        await self._blocking(lambda box: box.pause())
 
     async def unpause(self) -> None:
         """As Sandbox.unpause."""
-        await self._ask(lambda keeper: keeper.thaw())
+        await self._blocking(lambda box: box.unpause())
 
     async def kill(self) -> None:
         """As Sandbox.kill."""
-        await self._ask(_kill)
+        await self._blocking(lambda box: box.kill())
 
     async def close(self) -> None:
         """As Sandbox.close; cancelling it waits for the end all the same."""
+        await self._blocking(lambda box: box.close())
+
+    async def _blocking(self, work: Callable[[Sandbox], T]) -> T:
+        """What has no turns: done by a Sandbox that holds the same, in another thread."""
         from sandbox.api.loop import in_thread
 
-        await in_thread(self._held.close)
-
-    async def _ask(self, request: Any) -> None:
-        from sandbox.api.loop import in_thread
-
-        await in_thread(lambda: self._held.ask(request))
+        box = Sandbox.__new__(Sandbox)
+        box._held = self._held
+        return await in_thread(lambda: work(box))
 
     async def __aenter__(self) -> Self:
         return await self.start() if self._held.is_new else self
@@ -209,6 +267,6 @@ class AsyncSandbox(_Known):
         await self.close()
 
 
-def _kill(keeper: Any) -> None:
+def _kill(keeper: Keeper) -> None:
     keeper.kill()
     keeper.wait()

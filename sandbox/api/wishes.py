@@ -51,8 +51,8 @@ def overrides(
 ) -> dict[str, dict[str, Any]]:
     """The keywords as the content of a policy: only what was given.
 
-    `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds the
-    processes and threads of one user (RLIMIT_NPROC). Raises HostError for limits that nothing
+    `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds all the
+    processes and threads of the sandbox together. Raises HostError for limits that nothing
     can hold yet: `memory` and `cpus` need a cgroup, `allow` a network of the sandbox's own.
     """
     lacking = [

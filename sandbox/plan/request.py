@@ -21,22 +21,6 @@ class Source(Record):
     mode: int
 
 
-class Available(Record):
-    """What a sandbox's control group can be: the driver that makes it, "" for none.
-
-    `controllers`: what can be limited. `parent`: the folder it will lie in, "" where the driver
-    finds that later. `cpus`: the processors that there are, as a list, "" where unknown. `cause`,
-    `cure`: why something is missing, and what helps.
-    """
-
-    driver: str
-    controllers: tuple[str, ...] = ()
-    parent: str = ""
-    cpus: str = ""
-    cause: str = ""
-    cure: str = ""
-
-
 class Request(Record):
     """One run: the command and everything that was looked up for it on the host.
 
@@ -47,8 +31,7 @@ class Request(Record):
     the compiled filter, `warnings` what its profile named in vain. `owners` are the host's user
     ids that own the root file system's top. `files` are (path inside, content) of the host's
     files for a shared network, `accounts` the root's own passwd and group, looked up where the
-    payload's user has no line, b"" for what is no regular file. `cgroup` None: nobody has looked.
-    `devices` are ("/dev/name", "major:minor") of what resources.io_max names.
+    payload's user has no line, b"" for what is no regular file.
     """
 
     rootfs: Source
@@ -66,8 +49,6 @@ class Request(Record):
     owners: tuple[int, ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()
     accounts: tuple[bytes, bytes] = (b"", b"")
-    cgroup: Available | None = None
-    devices: tuple[tuple[str, str], ...] = ()
 
     def source(self, path: str) -> Source | None:
         """The bind source for a policy path; None when an optional one was absent."""
@@ -75,19 +56,11 @@ class Request(Record):
 
 
 class Degradation(Record):
-    """A layer that is wanted and not there: what was lost and why.
-
-    `quiet`: nobody asked for it, so it is only written down.
-    """
+    """A layer that is wanted and not there: what was lost and why."""
 
     layer: str
     lost: str
     cause: str
-    quiet: bool = False
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return {"layer": self.layer, "lost": self.lost, "cause": self.cause}
 
 
 def give_up(policy: Policy, lost: Degradation, what: str, hint: str) -> Degradation:
@@ -107,8 +80,7 @@ class Step(Record):
 class Plan(Record):
     """What will be done, in order, and what is said about it.
 
-    `notes` are (what, cause) of what might surprise, with all protection in force. `cgroup`: what
-    the control group is made with, None for a sandbox without one.
+    `notes` are (what, cause) of what might surprise, with all protection in force.
     """
 
     steps: tuple[Step, ...]
@@ -117,4 +89,3 @@ class Plan(Record):
     identity: str
     storage: str
     notes: tuple[tuple[str, str], ...] = ()
-    cgroup: Available | None = None

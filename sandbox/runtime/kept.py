@@ -7,7 +7,6 @@ keeper's.
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
 import time
 
@@ -32,7 +31,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
-    from sandbox.runtime.grouped import Grouped
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.session import Notify
     from sandbox.runtime.task import Keeping, Task
@@ -69,17 +67,12 @@ class Kept:
                 has_init=process.init or keeping.idle,
             )
         )
-        self._locks: list[int] = []
+        self._locks = [lock]
         self._control: _socket.socket | None = None
-        self.hold(lock)
 
     def hold(self, lock: int) -> None:
         """Keep a descriptor of a locked file open as long as the sandbox lives; it is ours now."""
-        # Held by the launcher at the same number, which must be none of its own.
-        try:
-            self._locks.append(fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, spawn.FIRST_PRIVATE))
-        finally:
-            os.close(lock)
+        self._locks.append(lock)
 
     def adopt(self, plan: Plan, storage_reason: str) -> Plan:
         """The plan as it has to be executed; it is written down."""
@@ -125,14 +118,10 @@ class Kept:
             raise StateError(f"cannot listen in {self.folder.path}", cause=cause) from error
         return control
 
-    def started(self, pid: int, grouped: Grouped | None) -> None:
-        """Write down which process keeps it, what its plan means, and its control group."""
+    def started(self, pid: int) -> None:
+        """Write down which process keeps it, and what its plan means."""
         ticks = start_ticks(pid)
-        known = self.folder.description.replace(pid=pid, started_ticks=ticks)
-        if grouped and grouped.group:
-            group = grouped.group
-            known = known.replace(cgroup=(grouped.available.driver, group.path, group.inode))
-        self.folder.describe(known)
+        self.folder.describe(self.folder.description.replace(pid=pid, started_ticks=ticks))
 
     def release(self) -> Folder:
         """It lives without us: let go of all but the folder, which is the caller's to close."""

@@ -44,14 +44,12 @@ if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.destination import Destination
-    from sandbox.runtime.grouped import Grouped
     from sandbox.runtime.kept import Kept
     from sandbox.runtime.orders import Orders
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.supervise import Outcome, Turns
     from sandbox.services import Service
-    from sandbox.services.cgroup.account import Account
     from sandbox.services.storage.layer import Layer
 
     Notify = Callable[[str, str], None]
@@ -195,10 +193,6 @@ class _Session:
         self._detach = bool(options.keep and options.keep.detached)
         self._interrupts = Interrupts()
         self._report: Destination | None = None
-        self._group: Grouped | None = None
-        self._account: Account | None = None
-        self._launched: Launched | None = None
-        self._living = False
 
     def elapsed_s(self) -> float:
         """Seconds since the session began."""
@@ -309,34 +303,12 @@ class _Session:
         self, facts: HostFacts, rootfs: str, storage: str, reason: str, layer: Layer | None
     ) -> Turns[Outcome]:
         plan = _compile(self._policy, facts, self._task, rootfs, storage)
-        if plan.cgroup:
-            from sandbox.runtime.grouped import Grouped
-
-            self._group = Grouped(plan.cgroup, self._tell)
-        try:
-            return (yield from self._run_compiled(plan, rootfs, reason, layer))
-        finally:
-            self._drop_group()
-
-    def _drop_group(self) -> None:
-        if self._group:
-            self._account = self._group.account
-            self._group.close(living=self._living)
-            self._group = None
-
-    def _run_compiled(
-        self, plan: Plan, rootfs: str, reason: str, layer: Layer | None
-    ) -> Turns[Outcome]:
         if self._kept:
-            if self._group:
-                self._kept.hold(self._group.share())
             if layer:
                 self._kept.hold(layer.share())
             plan = self._kept.adopt(plan, reason)
         self._plan, self._storage_reason = plan, reason
         for lost in plan.degradations:
-            if lost.quiet:
-                continue
             self._tell(f"without {lost.lost}", lost.cause)
         for what, cause in plan.notes:
             self._tell(what, cause)
@@ -349,7 +321,6 @@ class _Session:
             if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
                 forget_facts()
             raise error
-        self._living = self._detach
         return outcome
 
     def report(self, outcome: Outcome) -> Report:
@@ -370,7 +341,6 @@ class _Session:
             outcome,
             self._streams.budget,
             next(iter(self._streams.errors()), None),
-            self._account,
         )
 
     def _supervise(self, message: bytes) -> Turns[Outcome]:
@@ -392,11 +362,9 @@ class _Session:
                 pass_fds=self._task.pass_fds,
                 merge_stderr=options.merge_stderr or self._streams.one_output,
                 kept=self._kept.listen() if self._kept else None,
-                cgroup=self._group.make if self._group else None,
             )
-            self._launched = launched
             if self._kept:
-                self._kept.started(launched.pid, self._group)
+                self._kept.started(launched.pid)
             if not self._detach:
                 self._streams.attach(launched, terminal=process.tty)
             supervisor = Supervisor(
@@ -437,9 +405,6 @@ class _Session:
             self._status.send("started", name=self._task.name, pid=event.pid)
         elif event.kind == events.RUNNING:
             self._status.send("running")
-        elif event.kind == events.DONE and self._group and self._launched:
-            self._group.sum_up()
-            self._launched.let_go()
         elif event.kind == events.WARNING and self._plan:
             from sandbox.runtime.failures import warning_text
 

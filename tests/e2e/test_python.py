@@ -182,6 +182,18 @@ def test_a_timeout_kills_the_tree_before_it_is_raised(box_options: dict[str, Any
     assert gone(result.report.pid)
 
 
+def test_host_and_explain(box_options: dict[str, Any]) -> None:
+    host = sandbox.Host.probe()
+    assert host.usable
+    assert host.facts.uid == os.getuid()
+    found = sandbox.explain(["true"], pids=64, **box_options)
+    assert "sandbox.explain" in str(found)
+    assert found.data["policy"] == "default"
+    assert len(found.data["steps"]) > 10
+    with pytest.raises(sandbox.RootfsError):
+        sandbox.explain(["true"], rootfs="/nonexistent")
+
+
 # ---- Sandbox --------------------------------------------------------------------------------
 
 
@@ -253,6 +265,34 @@ def test_a_copied_root_is_removed(sbx: Sbx, box_options: dict[str, Any]) -> None
         box.run(["touch", "/made"], check=True)
         assert [name for name in os.listdir(sbx.cache / "sbx/runs") if name[0] != "."]
     assert [name for name in os.listdir(sbx.cache / "sbx/runs") if name[0] != "."] == []
+
+
+def test_files_go_in_and_out(box_options: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").write_text("from the host")
+    with sandbox.Sandbox(**box_options) as box:
+        box.write_file("/tmp/text", "ä", mode=0o600)
+        assert box.read_file("/tmp/text") == "ä".encode()
+        assert box.run(["stat", "-c", "%a", "/tmp/text"], capture_output=True).stdout == b"600\n"
+        assert box.copy_in(tmp_path / "folder", "/tmp") == []
+        box.run(["sh", "-c", "cd /tmp/folder; cat file > copy; ln -s /etc/passwd link"], check=True)
+        assert box.copy_out("/tmp/folder", tmp_path / "out") == []
+        assert (tmp_path / "out/copy").read_text() == "from the host"
+        assert (tmp_path / "out/link").is_symlink()
+        with pytest.raises(FileNotFoundError):
+            box.read_file("/tmp/nothing")
+        with pytest.raises(IsADirectoryError):
+            box.read_file("/tmp")
+
+    async def share() -> None:
+        async with sandbox.AsyncSandbox(**box_options) as box:
+            await box.write_file("/tmp/file", b"x")
+            assert await box.read_file("/tmp/file") == b"x"
+            await box.copy_in(tmp_path / "folder/file", "/tmp/in")
+            await box.copy_out("/tmp/in", tmp_path / "file")
+
+    asyncio.run(share())
+    assert (tmp_path / "file").read_text() == "from the host"
 
 
 # ---- asyncio --------------------------------------------------------------------------------

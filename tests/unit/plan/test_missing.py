@@ -50,8 +50,7 @@ def wants(policy: Policy, layer: str) -> bool:
 
 
 def test_every_layer_is_here() -> None:
-    # Control groups are test_resources' own: their lack matters to those who asked.
-    assert {*LACKS, "cgroup"} == set(model.LAYERS)
+    assert set(LACKS) == set(model.LAYERS)
 
 
 @pytest.mark.parametrize(("layer", "lack"), CASES)
