@@ -47,6 +47,12 @@ def _refuse_skip(report: Any) -> None:
         report.longrepr = f"nothing may skip when SBX_CI is set: {reason}"
 
 
+def pytest_configure() -> None:
+    """A shell starts what stands before `&` with both ignored (POSIX); the tests send them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn the skip of a test into a failure in CI."""

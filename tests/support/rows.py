@@ -302,7 +302,6 @@ _RESOURCES = {
     ),
     "exit-code": (
         f"{NEIGHBOURS}::test_signals_are_exact",
-        f"{CODES}::test_every_code_is_exact",
         f"{CODES}::test_death_by_a_signal_is_128_and_its_number",
     ),
 }

@@ -64,12 +64,15 @@ class _Remover:
                 if path in self._mounts:
                     self.problems.append((path, errno.EBUSY))
                 elif is_directory:
-                    look = os.stat(name, dir_fd=at, follow_symlinks=False)
-                    self._waiting.append(Directory(path, look))
+                    self._attempt(path, lambda p: self._put_off(p, at), path)
                 else:
-                    self._attempt(path, lambda n: os.unlink(n, dir_fd=at), name)
+                    self._attempt(path, lambda p: os.unlink(os.path.basename(p), dir_fd=at), path)
         finally:
             os.close(at)
+
+    def _put_off(self, path: bytes, folder: int) -> None:
+        look = os.stat(os.path.basename(path), dir_fd=folder, follow_symlinks=False)
+        self._waiting.append(Directory(path, look))
 
     def _open(self, entry: Directory) -> int:
         """Open a directory; its owner may have closed it to himself."""
@@ -140,6 +143,8 @@ def remove_here(path: str) -> list[Problem]:
     try:
         if not problems:
             os.rmdir(name)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         problems.append((b"", error.errno or errno.EIO))
     return problems

@@ -6,8 +6,8 @@ import errno
 import json
 import marshal
 import os
+import shutil
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -313,18 +313,46 @@ def test_problems_come_in_a_useful_order() -> None:
     assert len(first_problems([(b"x", errno.EIO)] * 99)) == 10
 
 
-def test_removal_is_safe_beside_a_writer(tmp_path: Path) -> None:
-    """A tree that loses entries meanwhile is removed all the same."""
+@pytest.mark.parametrize("call", ["scandir", "stat", "unlink"])
+def test_what_is_gone_meanwhile_hides_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A second removal takes away one entry at the moment in which the first looks at it."""
     top = tmp_path / "top"
-    for number in range(40):
-        (top / str(number)).mkdir(parents=True)
-        (top / str(number) / "file").write_text("x")
-    rival = threading.Thread(target=lambda: remove_here(str(top)))
-    rival.start()
-    problems = remove_here(str(top))
-    rival.join()
-    assert [p for p in problems if p[1] != errno.ENOENT] == []
+    for name in ("a", "b", "c"):
+        (top / name).mkdir(parents=True)
+        (top / name / "file").write_text("x")
+        (top / f"{name}.txt").write_text("x")
+    really = getattr(os, call)
+    gone: list[object] = []
+
+    def rival(name: Any, *args: Any, **more: Any) -> Any:
+        is_entry = call == "scandir" or more.get("dir_fd") is not None
+        if is_entry and not gone:
+            gone.append(name)
+            for path in (top / "a", top / "b") if call == "scandir" else (top / os.fsdecode(name),):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return really(name, *args, **more)
+
+    monkeypatch.setattr(os, call, rival)
+    assert remove_here(str(top)) == []
+    assert gone
     assert not top.exists()
+
+
+def test_what_another_removes_first_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "top" / "below").mkdir(parents=True)
+    really = os.rmdir
+
+    def twice(name: Any, *, dir_fd: int | None = None) -> None:
+        really(name, dir_fd=dir_fd)
+        really(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", twice)
+    assert remove_here(str(tmp_path / "top")) == []
+    assert not (tmp_path / "top").exists()
 
 
 # ---- mount points ----
