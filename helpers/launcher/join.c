@@ -6,6 +6,7 @@
 #include "launch.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,6 +140,70 @@ static void end_descendants(void)
 			break;
 	}
 	_exit(128 + SIGKILL);
+}
+
+/* Whether `pid` was alive; it is killed. Its number could be another process's by now: only what is
+ * still a child of `parent` after its pidfd was opened is what that pidfd means. */
+static int kill_child(pid_t pid, pid_t parent)
+{
+	char path[64], text[512];
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), alive = 0;
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	int file = pidfd < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = file < 0 ? -1 : read(file, text, sizeof(text) - 1);
+	text[n < 0 ? 0 : n] = 0;
+	const char *name_end = strrchr(text, ')');
+	if (name_end && strlen(name_end) > 4 && strtol(name_end + 4, NULL, 10) == parent) {
+		/* The state in the text is the first thread's, which may be dead before the others. */
+		struct pollfd death = { pidfd, POLLIN, 0 };
+		alive = poll(&death, 1, 0) == 0;
+		sys_pidfd_send_signal(pidfd, SIGKILL);
+	}
+	if (file >= 0)
+		close(file);
+	if (pidfd >= 0)
+		close(pidfd);
+	return alive;
+}
+
+/* How many children of `parent` were alive, -1 when the host's /proc does not tell. */
+static int kill_children(pid_t parent)
+{
+	static char list[1 << 16];
+	char path[64];
+	size_t length = 0;
+	ssize_t n = 0;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", parent, parent);
+	int file = open(path, O_RDONLY | O_CLOEXEC), alive = 0;
+	if (file < 0)
+		return -1;
+	while (length < sizeof(list) - 1 && (n = read(file, list + length, sizeof(list) - 1 - length)) > 0)
+		length += (size_t)n;
+	close(file);
+	list[length] = 0;
+	char *at = list, *next;
+	for (long pid; (pid = strtol(at, &next, 10)) > 0 && next != at; at = next)
+		alive += kill_child((pid_t)pid, parent);
+	return alive;
+}
+
+/* The command has the ids of the process that joined for it and can stop it: so its time ends from
+ * out here. Stopped, that process is still who orphans come to (PR_SET_CHILD_SUBREAPER), and it reaps
+ * none: a fork bomb fills its process limit with zombies. What lives has a parent below it. */
+void join_end(pid_t joined)
+{
+	kill(joined, SIGSTOP);
+	for (int round = 0; round < KILL_ROUNDS; round++) {
+		int alive = kill_children(joined);
+		if (alive < 0) {
+			kill(joined, SIGCONT);
+			return;
+		}
+		if (alive == 0)
+			break;
+		poll(NULL, 0, 1);
+	}
+	kill(joined, SIGKILL);
 }
 
 static void become_root(struct context *ctx, int deny_setgroups)

@@ -59,6 +59,7 @@ struct abi_mount_attr {
 #define ABI_MOUNT_ATTR_NOSUID 0x2
 #define ABI_MOUNT_ATTR_NODEV 0x4
 #define ABI_MOUNT_ATTR_NOEXEC 0x8
+#define ABI_MOUNT_ATTR_NOSYMFOLLOW 0x200000 /* Linux 5.14 */
 
 /* landlock(7) */
 struct abi_landlock_ruleset_attr {

@@ -94,6 +94,9 @@ _Noreturn void init_main(const struct plan *plan);
  * the user namespace; the process that it clones then enters the rest. 0 or fail(). */
 int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struct failure *f);
 _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT]);
+/* Kill all that descends from the process that has joined, and it; where that cannot be seen, it
+ * does so itself once its lifeline ends. */
+void join_end(pid_t joined);
 
 /* Used by both kinds of first process (init.c). */
 _Noreturn void become_payload(struct context *ctx, const struct plan *plan);

@@ -199,13 +199,14 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 	}
 }
 
-/* With process 1 everything dies. A process that has joined a sandbox kills its own descendants
- * first, once its lifeline ends; the others are not ours to kill. */
+/* With process 1 everything dies. With one that has joined a sandbox only what descends from it
+ * does; the others are not ours to kill. */
 static void end_everything(pid_t pid, int joined)
 {
-	if (joined)
+	if (joined) {
+		join_end(pid);
 		close(FD_LIFELINE_END);
-	else
+	} else
 		kill(pid, SIGKILL);
 }
 

@@ -130,6 +130,22 @@ void skip_identity(struct cursor *c)
 	take_u64(c);
 }
 
+/* overlay walks to its layers by name. What was kept may have been a bound folder of another
+ * sandbox, which may still be there: no link in it is followed, whenever it is made. */
+static int close_links(int kept)
+{
+	static const char *const folders[] = { "upper", "work" };
+	if (set_attributes(kept, ABI_MOUNT_ATTR_NOSYMFOLLOW) < 0 && errno != EINVAL)
+		return -1;
+	for (int i = 0; i < 2; i++) {
+		SCOPED_FD folder = sys_openat2(kept, folders[i], O_PATH | O_DIRECTORY,
+					       ABI_RESOLVE_BENEATH | ABI_RESOLVE_NO_SYMLINKS);
+		if (folder < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int prepare_upper(struct context *ctx, int lower, const char *keep)
 {
 	struct stat st;
@@ -143,6 +159,8 @@ static int prepare_upper(struct context *ctx, int lower, const char *keep)
 		if ((mkdirat(tree, "upper", 0755) < 0 && errno != EEXIST) ||
 		    (mkdirat(tree, "work", 0755) < 0 && errno != EEXIST))
 			return fail(&ctx->failure, keep);
+		if (close_links(tree) < 0)
+			return fail(&ctx->failure, "upper and work of a kept layer must be folders");
 		return 0;
 	}
 	if (fstat(lower, &st) < 0 || mkdirat(ctx->stage, "upper", 0700) < 0 ||

@@ -31,6 +31,7 @@ _HINTS = {
     ("RootBind", errno.EACCES): "the caller must be able to enter the root file system",
     ("RootOverlay", errno.EACCES): "the caller must be able to enter the root file system",
     ("RootOverlay", errno.EINVAL): "this file system cannot be a lower layer: --storage copy",
+    ("RootOverlay", errno.ELOOP): "somebody else has put a link there: keep in another folder",
     ("Workdir", errno.ENOENT): "choose a directory that exists inside with --workdir",
     ("Workdir", errno.ENOTDIR): "choose a directory that exists inside with --workdir",
     ("", errno.ENOSPC): "the file system inside is full: raise filesystem.size or inodes",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sandbox.policy.model import Mount, Policy
 
 _FILE_BYTES = 1 << 16
+_LINKS_MAX = 40  # as many as path_resolution(7) follows
 
 
 def _source(path: str) -> tuple[Source, str]:
@@ -67,6 +68,28 @@ def _bind_sources(policy: Policy) -> list[tuple[Mount, Source, str]]:
     return found
 
 
+def _links(path: str) -> list[str]:
+    """Where the links are that a walk to `path` goes through, by paths without links."""
+    at, found, todo = "", [], path.split("/")
+    while todo:
+        name = todo.pop(0)
+        if name == "..":
+            at = os.path.dirname(at).rstrip("/")
+        if name in ("", ".", ".."):
+            continue
+        try:
+            text = os.readlink(f"{at}/{name}")
+        except OSError:
+            at = f"{at}/{name}"
+            continue
+        found.append(f"{at}/{name}")
+        if len(found) > _LINKS_MAX:
+            break
+        at = "" if text.startswith("/") else at
+        todo = text.split("/") + todo
+    return found
+
+
 def _own_folders(
     keep: str | None, bound: list[tuple[str, str, bool]]
 ) -> tuple[tuple[str, ...], tuple[tuple[Source, str, bool], ...]]:
@@ -87,6 +110,8 @@ def _own_folders(
                     cause=f"it belongs to sbx itself: {own}",
                     hint="bind another folder",
                 )
+            if target and not read_only:
+                _refuse_links(own, source)
             if not real.startswith(f"{source.rstrip('/')}/"):
                 continue
             if own != keep:
@@ -102,6 +127,18 @@ def _own_folders(
                 folder, _ = _source("/".join((source.rstrip("/"), *parts[:depth])))
                 pinned.setdefault(place, (folder, place, read_only))
     return tuple(hidden), tuple(pinned.values())
+
+
+def _refuse_links(own: str, source: str) -> None:
+    """A link cannot be made a mount point: whoever may write beside it can put another there, and
+    so a folder of sbx's own for the next run. Raises PolicyError."""
+    for link in _links(own):
+        if link.startswith(f"{source.rstrip('/')}/"):
+            raise PolicyError(
+                f"cannot bind {source} writable",
+                cause=f"{link} in it is a link on the way to {own}, which belongs to sbx itself",
+                hint="bind it read-only, or a folder below it",
+            )
 
 
 def _hard_limits() -> tuple[tuple[str, int | None], ...]:

@@ -129,6 +129,10 @@ IOCTL = Clauses((_first(1, (0x5412, 0x541C), EPERM),), ALLOW)
 # the kernel would kill it, and the sandbox with it. Its number is 1.
 PRLIMIT = Clauses((_first(0, (1,), EPERM),), ALLOW)
 
+# F_SETLEASE (1024) and F_SETDELEG (1040) take no more than a file of one's own, open for reading,
+# on whatever mount: then everybody who opens it on the host waits, up to lease-break-time.
+FCNTL = Clauses((_first(1, (1024,), EPERM, mask=LOW & ~16),), ALLOW)
+
 # Every CLONE_NEW* flag but CLONE_NEWTIME, which clone(2) reads as part of the exit signal.
 CLONE = Clauses((_only(0, (0,), EPERM, mask=0x7E020000),), ALLOW)
 

@@ -53,6 +53,7 @@ def from_policy(seccomp: Seccomp, *, nested: bool, landlock_tcp: bool) -> Filter
     if seccomp.base == "allow" or "D1" in seccomp.groups:
         names["ioctl"] = groups.IOCTL
         names["prlimit64"] = groups.PRLIMIT
+        names["fcntl"] = groups.FCNTL
     if landlock_tcp:
         names |= groups.tcp_rules()
     names["socket"] = names["socketpair"] = groups.sockets(seccomp.sockets, only_tcp=landlock_tcp)

@@ -110,6 +110,19 @@ def test_a_time_limit_ends_the_whole_tree(rootfs: Path) -> None:
     assert "sleep" not in left.split()
 
 
+@pytest.mark.parametrize("policy", ["strict", "default"])
+def test_a_time_limit_holds_when_who_joined_is_stopped(rootfs: Path, policy: str) -> None:
+    """It has the command's ids, and SIGSTOP cannot be blocked."""
+    beat = "trap '' TERM; while :; do echo >/tmp/beat; sleep 0.02; done"
+    stop = "trap '' TERM; while :; do kill -STOP $PPID; sleep 0.01; done"
+    script = f'(setsid sh -c "{beat}" &) ; {stop}'
+    with idle(rootfs, policy) as folder:
+        report, _ = joined(folder, "sh", "-c", script, timeout_s=0.5, grace_s=0.1)
+        assert (report.reason, report.exit_code) == ("timeout", 124)
+        _, left = joined(folder, "sh", "-c", "rm /tmp/beat; sleep 0.5; ls -A /tmp")
+    assert left == ""
+
+
 def test_what_a_command_leaves_goes_on_until_the_sandbox_ends(rootfs: Path) -> None:
     with idle(rootfs, "default") as folder:
         report, _ = joined(folder, "sh", "-c", "sleep 60 >/dev/null 2>&1 &")

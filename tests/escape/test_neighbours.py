@@ -16,6 +16,7 @@ from tests.support import probe
 from tests.support.user import Belongings, children, wait_until_gone
 
 GONE_WITHIN_S = 2.0
+SETUP_FAILED = 125
 EVIL = b"a\x1b]0;own\x07\xc2\x9b31m\xe2\x80\xae\xe2\x81\xa6\xff\x7f\rz"
 
 
@@ -196,7 +197,7 @@ def test_own_folders_behind_links_do_not_show(
     env = {k: v for k, v in sbx.env.items() if not k.startswith("XDG_")}
     env |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     linked = Sbx(sbx.path, sbx.home, env)
-    binds = ("-v", f"{tmp_path}/home:/h", "-v", f"{tmp_path}:/up", "-v", f"{real}:/other:ro")
+    binds = ("-v", f"{tmp_path}/home:/h", "-v", f"{tmp_path}:/up:ro", "-v", f"{real}:/other:ro")
     looks = [LOOK, LOOK.replace("/h/", "/up/disk/home/"), LOOK.replace("/h/", "/other/")]
     done = linked("run", "--policy", policy, *binds, rootfs, "sh", "-c", "\n".join(looks))
     assert "mark" not in done.stdout, done
@@ -208,6 +209,31 @@ def test_own_folders_cannot_be_moved_away(bound_home: tuple[Sbx, Path], rootfs: 
     sbx, home = bound_home
     sbx("run", "-v", f"{home}:/h", rootfs, "sh", "-c", RENAME)
     assert own_files(home) == ["mark", "mark"]
+
+
+@pytest.mark.parametrize("mode", ["", ":ro"])
+@pytest.mark.parametrize("policy", ["strict", "default", "permissive"])
+def test_a_link_on_the_way_to_own_folders_cannot_be_exchanged(
+    bound_home: tuple[Sbx, Path], rootfs: Path, policy: str, mode: str
+) -> None:
+    """No mount can stand on a link and hold it where it is."""
+    sbx, home = bound_home
+    (home / "dots").mkdir()
+    (home / ".config").rename(home / "dots" / "config")
+    (home / "links").symlink_to("dots")
+    (home / ".config").symlink_to("links/./config")
+    script = RENAME.replace("mv /h/$d ", "rm /h/$d /h/links; mv /h/$d ")
+    done = sbx("run", "--policy", policy, "-v", f"{home}:/h{mode}", rootfs, "sh", "-c", script)
+    if not mode:
+        assert done.returncode == SETUP_FAILED, done
+        assert f"{home}/.config in it is a link" in done.stderr
+    assert own_files(home) == ["mark", "mark"]
+    assert (home / ".config").is_symlink()
+    assert (home / "links").is_symlink()
+    # What lies below, and has no such link in it, can be written to.
+    words = ("-v", f"{home}/dots:/h", rootfs, "sh", "-c", "echo 1 >/h/made")
+    done = sbx("run", "--policy", policy, *words)
+    assert (done.returncode, (home / "dots" / "made").read_text()) == (0, "1\n"), done
 
 
 @pytest.mark.parametrize("policy", ["strict", "default"])

@@ -346,6 +346,24 @@ def test_exchange_in_a_bind(starts: Starts, probe_program: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_exchange_in_a_kept_layer(sbx: Sbx, probe_program: Path, tmp_path: Path) -> None:
+    """The neighbour owns the folder above the layer, and exchanges its folders for links."""
+    root = probe.make_rootfs(tmp_path / "rootfs", probe_program)
+    keep, outside = _kept(sbx, root, tmp_path)
+    before = sorted(outside.rglob("*"))
+    for name in ("upper", "work"):
+        (keep / f"{name}.link").symlink_to(outside / name)
+    with (
+        swapping(keep / "upper", keep / "upper.link"),
+        swapping(keep / "work", keep / "work.link"),
+    ):
+        for _ in range(SWAPPED_STARTS):
+            done = sbx("run", "--persist", keep, root, "/probe", "--ids")
+            assert done.returncode in (0, SETUP_FAILED), done
+            assert sorted(outside.rglob("*")) == before
+
+
+@pytest.mark.slow
 def test_exchange_of_a_source(starts: Starts, probe_program: Path, tmp_path: Path) -> None:
     """The source of a volume is a link to the host's secret every other moment. Whoever can do
     that outside may decide what is shown; the sandbox must see one or the other, never half."""
@@ -356,6 +374,35 @@ def test_exchange_of_a_source(starts: Starts, probe_program: Path, tmp_path: Pat
     source = Mount(str(shared / "place"), "/srv", read_only=True)
     with swapping(shared / "place", shared / "link"):
         start_often(starts, root, source)
+
+
+def _kept(sbx: Sbx, root: Path, folder: Path) -> tuple[Path, Path]:
+    """A layer of an earlier run, and a folder of the host with what a layer's would have."""
+    keep, outside = folder / "keep", folder / "outside"
+    done = sbx("run", "--persist", keep, root, "/probe", "--ids")
+    assert done.returncode == 0, done
+    for name in ("upper", "work"):
+        (outside / name).mkdir(parents=True)
+    (outside / "upper" / "secret").write_text("secret")
+    return keep, outside
+
+
+@pytest.mark.parametrize("names", [("upper", "work"), ("upper",), ("work",)])
+def test_links_in_a_kept_layer_lead_nowhere(
+    sbx: Sbx, probe_program: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """The layer lay in what an earlier sandbox could write to. Followed, a folder of the host
+    would be the next one's root file system."""
+    root = probe.make_rootfs(tmp_path / "rootfs", probe_program)
+    keep, outside = _kept(sbx, root, tmp_path)
+    before = sorted(outside.rglob("*"))
+    for name in names:
+        (keep / name).rename(keep / f"{name}.old")
+        (keep / name).symlink_to(outside / name)
+    done = sbx("run", "--persist", keep, root, "/probe", "--ids")
+    assert done.returncode == SETUP_FAILED, done
+    assert "upper and work of a kept layer must be folders" in done.stderr
+    assert sorted(outside.rglob("*")) == before
 
 
 @pytest.mark.parametrize("target", ["proc", "dev"])

@@ -39,6 +39,7 @@ PROBE_TESTS = "tests/escape/test_probe.py"
 LAUNCHER_TESTS = "tests/escape/test_launcher.py"
 NEIGHBOURS = "tests/escape/test_neighbours.py"
 BOMBS = "tests/escape/test_bombs.py"
+JOINING = "tests/escape/test_joining.py"
 ROOTFS = "tests/escape/test_rootfs.py"
 PROCESS = "tests/e2e/test_process.py"
 
@@ -156,6 +157,11 @@ PLACES = (
         "a source is the file that was checked",
         (f"{LAUNCHER_TESTS}::test_an_exchanged_source_is_refused",),
         launcher=(("root.c", "if (st.st_dev != dev || st.st_ino != ino)", "if (0)"),),
+    ),
+    Measure(
+        "no link in a kept layer is followed",
+        (f"{ROOTFS}::test_links_in_a_kept_layer_lead_nowhere[names0]",),
+        launcher=(("root.c", "if (close_links(tree) < 0)", "if (0)"),),
     ),
     Measure(
         "masks",
@@ -308,6 +314,11 @@ KERNEL = (
         patch=patches.no_clauses("PRLIMIT"),
     ),
     Measure(
+        "no leases on files",
+        (probe("leases"),),
+        patch=patches.no_clauses("FCNTL"),
+    ),
+    Measure(
         "the filter and the count of namespaces",
         (probe("clone", "default"), probe("clone_high", "default")),
         patch=patches.no_clauses("CLONE"),
@@ -454,6 +465,11 @@ RESOURCES = (
         ),
     ),
     Measure(
+        "what has joined ends from outside",
+        (f"{JOINING}::test_a_time_limit_holds_when_who_joined_is_stopped[strict]",),
+        launcher=(("main.c", "\t\tjoin_end(pid);\n", ""),),
+    ),
+    Measure(
         "the guard of a payload that is process 1",
         (f"{NEIGHBOURS}::test_a_killed_part_takes_the_tree_along[launcher---no-init]",),
         launcher=(("main.c", "has_init ? 0 : start_guard(pidfd, &guard_end)", "0"),),
@@ -480,6 +496,11 @@ RESULTS = (
         "sbx's own folders cannot be moved",
         (f"{NEIGHBOURS}::test_own_folders_cannot_be_moved_away",),
         patch=patches.own_folders_movable,
+    ),
+    Measure(
+        "no link on the way to them can be exchanged",
+        (f"{NEIGHBOURS}::test_a_link_on_the_way_to_own_folders_cannot_be_exchanged[default-]",),
+        patch=patches.own_folders_behind_links,
     ),
     Measure(
         "files of the root are read inside it",

@@ -159,6 +159,12 @@ def own_folders_shown() -> None:
     gather._own_folders = lambda *_: ((), ())
 
 
+def own_folders_behind_links() -> None:
+    """Bind folders with links on the way to sbx's own."""
+    gather = module("runtime.gather")
+    gather._refuse_links = lambda *_: None
+
+
 def own_folders_movable() -> None:
     """Cover sbx's own folders, but do not pin the way to them."""
     gather = module("runtime.gather")

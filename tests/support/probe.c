@@ -926,6 +926,26 @@ static const char *check_init_limits(void)
 	return NULL;
 }
 
+/* A lease on a file makes those wait who open it outside, be it mounted read-only or not. */
+static const char *check_leases(void)
+{
+	static const int commands[] = { 1024, 1040 }; /* F_SETLEASE, F_SETDELEG */
+	char path[] = "/tmp/lease-XXXXXX";
+	int made = mkstemp(path), file = open(path, O_RDONLY | O_CLOEXEC);
+	if (made < 0 || file < 0)
+		return leak("no file to lease: %s", strerror(errno));
+	close(made);
+	const char *found = NULL;
+	for (int i = 0; i < 4 && !found; i++) {
+		long command = i < 2 ? commands[i] : (long)(HIGH | (unsigned long)commands[i - 2]);
+		if (syscall(SYS_fcntl, file, command, F_RDLCK) == 0 || errno != EPERM)
+			found = leak("fcntl %ld", command & 0xffff);
+	}
+	close(file);
+	unlink(path);
+	return found;
+}
+
 /* Landlock's scope: signals go to processes of the same domain alone. */
 static const char *check_init_signal(void)
 {
@@ -1485,6 +1505,7 @@ static const struct {
 	{ "init_capabilities", check_init_capabilities },
 	{ "init_limits", check_init_limits },
 	{ "init_signal", check_init_signal },
+	{ "leases", check_leases },
 	{ "init_mem", check_init_mem },
 	{ "init_files", check_init_files },
 	{ "init_fd", check_init_fd },

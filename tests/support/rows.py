@@ -273,7 +273,7 @@ _RESOURCES = {
     ),
     "descriptors-and-queues": (
         *_probe("limit_nofile limit_memlock limit_msgqueue limit_sigpending limit_rtprio"),
-        *_probe("limit_nice inotify"),
+        *_probe("limit_nice inotify leases"),
         f"{LIMITS}::test_ulimit",
     ),
     "init-limits": (
@@ -287,6 +287,7 @@ _RESOURCES = {
     ),
     "zombies": (f"{PROCESS}::test_init_reaps", f"{BOMBS}::test_zombies_are_reaped"),
     "time": (
+        "tests/escape/test_joining.py::test_a_time_limit_holds_when_who_joined_is_stopped",
         f"{LAUNCHER}::test_the_time_limit_ends_what_would_end_later",
         f"{LAUNCHER}::test_the_time_limit_ends_what_ignores_signals",
         f"{BOMBS}::test_the_stubborn_meet_their_time_limit",
@@ -323,6 +324,7 @@ _RESULTS = {
         f"{NEIGHBOURS}::test_a_report_cannot_be_led_elsewhere",
         f"{NEIGHBOURS}::test_own_folders_do_not_show",
         f"{NEIGHBOURS}::test_own_folders_cannot_be_moved_away",
+        f"{NEIGHBOURS}::test_a_link_on_the_way_to_own_folders_cannot_be_exchanged",
         "tests/unit/runtime/test_destination.py::test_a_symlink_is_replaced_and_not_followed",
     ),
     "artifacts": (

@@ -67,8 +67,8 @@ def permissive() -> Filter:
 
 
 @pytest.mark.parametrize(("seccomp", "nested", "tcp"), SIZES)
-def test_at_most_120_instructions(seccomp: Seccomp, nested: bool, tcp: bool) -> None:
-    assert len(Filter(seccomp, nested=nested, tcp=tcp).instructions) <= 120
+def test_at_most_128_instructions(seccomp: Seccomp, nested: bool, tcp: bool) -> None:
+    assert len(Filter(seccomp, nested=nested, tcp=tcp).instructions) <= 128
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -133,6 +133,15 @@ def test_the_limits_of_the_init_are_out_of_reach(policy: str) -> None:
     ask = Filter(POLICIES[policy])
     assert ask("prlimit64", 1) == ask("prlimit64", HIGH | 1) == errno.EPERM
     assert ask("prlimit64", 0) == ask("prlimit64", 2) == ask("prlimit64", HIGH) == OK
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_files_cannot_be_leased(policy: str) -> None:
+    ask = Filter(POLICIES[policy])
+    for command in (1024, 1040):  # F_SETLEASE, F_SETDELEG
+        assert ask("fcntl", 3, command) == ask("fcntl", 3, HIGH | command) == errno.EPERM
+    for command in (*range(18), 1025, 1026, 1030, 1031, 1032, 1033, 1034, 1039):
+        assert ask("fcntl", 3, command) == OK
 
 
 def test_nested_leaves_out_what_containers_need() -> None:
@@ -248,7 +257,7 @@ def test_without_groups_sockets_are_still_limited() -> None:
 
 
 def test_arguments_are_read_only_where_they_matter() -> None:
-    checked = {"ioctl", "clone", "prlimit64", "socket", "socketpair"}
+    checked = {"ioctl", "clone", "fcntl", "prlimit64", "socket", "socketpair"}
     instructions = Filter(DEFAULT).instructions
     readers = {name for name, n in NUMBERS.items() if bpf.loads_of(instructions, n) - {0, 4}}
     assert readers == checked
