@@ -50,6 +50,11 @@ def absolute(path: str) -> str:
         ) from error
 
 
+def below(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it, by their names alone."""
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+
+
 def private_dir(path: str) -> str:
     """Create `path` with mode 0700 where needed, check that nobody else can reach into it.
 

@@ -9,7 +9,7 @@ import resource
 from sandbox.errors import PolicyError, RootfsError
 from sandbox.host.accounts import find_account
 from sandbox.host.inroot import read_file
-from sandbox.linux.paths import cache_dir, config_dir, private_dir, state_dir
+from sandbox.linux.paths import below, cache_dir, config_dir, private_dir, state_dir
 from sandbox.plan.identity import default_user
 from sandbox.plan.ops import RLIMITS
 from sandbox.plan.request import Request, Source
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sandbox.policy.model import Mount, Policy
 
 _FILE_BYTES = 1 << 16
-_LINKS_MAX = 40  # as many as path_resolution(7) follows
 
 
 def _source(path: str) -> tuple[Source, str]:
@@ -68,28 +67,6 @@ def _bind_sources(policy: Policy) -> list[tuple[Mount, Source, str]]:
     return found
 
 
-def _links(path: str) -> list[str]:
-    """Where the links are that a walk to `path` goes through, by paths without links."""
-    at, found, todo = "", [], path.split("/")
-    while todo:
-        name = todo.pop(0)
-        if name == "..":
-            at = os.path.dirname(at).rstrip("/")
-        if name in ("", ".", ".."):
-            continue
-        try:
-            text = os.readlink(f"{at}/{name}")
-        except OSError:
-            at = f"{at}/{name}"
-            continue
-        found.append(f"{at}/{name}")
-        if len(found) > _LINKS_MAX:
-            break
-        at = "" if text.startswith("/") else at
-        todo = text.split("/") + todo
-    return found
-
-
 def _own_folders(
     keep: str | None, bound: list[tuple[str, str, bool]]
 ) -> tuple[tuple[str, ...], tuple[tuple[Source, str, bool], ...]]:
@@ -101,44 +78,68 @@ def _own_folders(
     """
     hidden: list[str] = []
     pinned: dict[str, tuple[Source, str, bool]] = {}
-    for source, target, read_only in bound:
-        for own in (cache_dir(), config_dir(), state_dir(), *((keep,) if keep else ())):
-            real = os.path.realpath(own)
-            if target and (source == real or source.startswith(f"{real}/")):
-                raise PolicyError(
-                    f"cannot bind {source}",
-                    cause=f"it belongs to sbx itself: {own}",
-                    hint="bind another folder",
-                )
-            if target and not read_only:
-                _refuse_links(own, source)
-            if not real.startswith(f"{source.rstrip('/')}/"):
-                continue
-            if own != keep:
-                private_dir(own)
-            elif not os.path.isdir(own):
-                continue
-            parts = os.path.relpath(real, source).split("/")
-            hidden.append("/".join((target, *parts)))
-            if not target:
-                continue
-            for depth in range(1, len(parts)):
-                place = "/".join((target, *parts[:depth]))
-                folder, _ = _source("/".join((source.rstrip("/"), *parts[:depth])))
-                pinned.setdefault(place, (folder, place, read_only))
+    for own in (cache_dir(), config_dir(), state_dir(), *((keep,) if keep else ())):
+        real = os.path.realpath(own)
+        for place in _places(real, bound):
+            for source, target, read_only in bound:
+                if target and below(source, place) and _same(place, real):
+                    raise PolicyError(
+                        f"cannot bind {source}",
+                        cause=f"it belongs to sbx itself: {own}",
+                        hint="bind another folder",
+                    )
+                if place == source or not below(place, source):
+                    continue
+                if own != keep:
+                    private_dir(own)
+                elif not os.path.isdir(own):
+                    continue
+                if not _same(place, real):
+                    continue
+                parts = os.path.relpath(place, source).split("/")
+                hidden.append("/".join((target, *parts)))
+                if not target:
+                    continue
+                for depth in range(1, len(parts)):
+                    way = "/".join((target, *parts[:depth]))
+                    folder, _ = _source("/".join((source.rstrip("/"), *parts[:depth])))
+                    pinned.setdefault(way, (folder, way, read_only))
+        _refuse_links(own, bound)
     return tuple(hidden), tuple(pinned.values())
 
 
-def _refuse_links(own: str, source: str) -> None:
+def _places(real: str, bound: list[tuple[str, str, bool]]) -> list[str]:
+    if not any(target for _, target, _ in bound):
+        return [real]
+    from sandbox.linux.ways import places
+
+    return places(real)
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return one == other or os.path.samestat(os.stat(one), os.stat(other))
+    except OSError:
+        return False
+
+
+def _refuse_links(own: str, bound: list[tuple[str, str, bool]]) -> None:
     """A link cannot be made a mount point: whoever may write beside it can put another there, and
     so a folder of sbx's own for the next run. Raises PolicyError."""
-    for link in _links(own):
-        if link.startswith(f"{source.rstrip('/')}/"):
-            raise PolicyError(
-                f"cannot bind {source} writable",
-                cause=f"{link} in it is a link on the way to {own}, which belongs to sbx itself",
-                hint="bind it read-only, or a folder below it",
-            )
+    writable = [source for source, target, read_only in bound if target and not read_only]
+    if not writable:
+        return
+    from sandbox.linux.ways import links, places
+
+    for link in links(own):
+        folder, name = os.path.split(link)
+        for source in writable:
+            if any(below(place, source) for place in places(folder)):
+                raise PolicyError(
+                    f"cannot bind {source} writable",
+                    cause=f"{name} in {folder} is a link on the way to {own}, which is sbx's own",
+                    hint="bind it read-only, or a folder below it",
+                )
 
 
 def _hard_limits() -> tuple[tuple[str, int | None], ...]:

@@ -211,6 +211,31 @@ def test_own_folders_cannot_be_moved_away(bound_home: tuple[Sbx, Path], rootfs: 
     assert own_files(home) == ["mark", "mark"]
 
 
+@pytest.mark.parametrize("below", ["", "/twice"])
+def test_own_folders_do_not_show_through_a_second_mount(
+    bound_home: tuple[Sbx, Path], rootfs: Path, tmp_path: Path, below: str
+) -> None:
+    """HOME is mounted a second time on the host; that place, or the one above it, is bound."""
+    sbx, home = bound_home
+    above = tmp_path / "a b"
+    (above / "twice").mkdir(parents=True)
+    inside = f"/h{'/twice' * (not below)}"
+    script = (LOOK + RENAME).replace("/h", inside)
+    words = [sbx.path, "run", "-v", f"{above}{below}:/h", str(rootfs), "sh", "-c", script]
+    mounted = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mounted, "sh", str(home), str(above / "twice"), *words],
+        env=sbx.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Read-only file system" in done.stderr, done
+    assert "mark" not in done.stdout
+    assert own_files(home) == ["mark", "mark"]
+
+
 @pytest.mark.parametrize("mode", ["", ":ro"])
 @pytest.mark.parametrize("policy", ["strict", "default", "permissive"])
 def test_a_link_on_the_way_to_own_folders_cannot_be_exchanged(
@@ -226,7 +251,7 @@ def test_a_link_on_the_way_to_own_folders_cannot_be_exchanged(
     done = sbx("run", "--policy", policy, "-v", f"{home}:/h{mode}", rootfs, "sh", "-c", script)
     if not mode:
         assert done.returncode == SETUP_FAILED, done
-        assert f"{home}/.config in it is a link" in done.stderr
+        assert f".config in {home} is a link" in done.stderr
     assert own_files(home) == ["mark", "mark"]
     assert (home / ".config").is_symlink()
     assert (home / "links").is_symlink()

@@ -498,6 +498,11 @@ RESULTS = (
         patch=patches.own_folders_movable,
     ),
     Measure(
+        "sbx's own folders are covered wherever they are mounted",
+        (f"{NEIGHBOURS}::test_own_folders_do_not_show_through_a_second_mount[/twice]",),
+        patch=patches.own_folders_at_one_place,
+    ),
+    Measure(
         "no link on the way to them can be exchanged",
         (f"{NEIGHBOURS}::test_a_link_on_the_way_to_own_folders_cannot_be_exchanged[default-]",),
         patch=patches.own_folders_behind_links,

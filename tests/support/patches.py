@@ -159,6 +159,12 @@ def own_folders_shown() -> None:
     gather._own_folders = lambda *_: ((), ())
 
 
+def own_folders_at_one_place() -> None:
+    """Know sbx's own folders by one path."""
+    gather = module("runtime.gather")
+    gather._places = lambda real, _: [real]
+
+
 def own_folders_behind_links() -> None:
     """Bind folders with links on the way to sbx's own."""
     gather = module("runtime.gather")

@@ -324,6 +324,7 @@ _RESULTS = {
         f"{NEIGHBOURS}::test_a_report_cannot_be_led_elsewhere",
         f"{NEIGHBOURS}::test_own_folders_do_not_show",
         f"{NEIGHBOURS}::test_own_folders_cannot_be_moved_away",
+        f"{NEIGHBOURS}::test_own_folders_do_not_show_through_a_second_mount",
         f"{NEIGHBOURS}::test_a_link_on_the_way_to_own_folders_cannot_be_exchanged",
         "tests/unit/runtime/test_destination.py::test_a_symlink_is_replaced_and_not_followed",
     ),
