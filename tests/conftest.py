@@ -25,7 +25,8 @@ DEADLINE_S = 120
 SLOW_DEADLINE_S = 600
 HOST_PROGRAMS = (
     "sh cat ls id env pwd hostname uname mount umount touch rm mkdir chmod chown dd sleep head "
-    "tail seq stat tty stty sort uniq wc tr cp mv ln true false grep sed readlink find test date"
+    "tail seq stat tty stty sort uniq wc tr cp mv ln true false grep sed readlink find test date "
+    "setsid"
 )
 
 

@@ -115,11 +115,11 @@ def test_a_time_limit_holds_when_who_joined_is_stopped(rootfs: Path, policy: str
     """It has the command's ids, and SIGSTOP cannot be blocked."""
     beat = "trap '' TERM; while :; do echo >/tmp/beat; sleep 0.02; done"
     stop = "trap '' TERM; while :; do kill -STOP $PPID; sleep 0.01; done"
-    script = f'(setsid sh -c "{beat}" &) ; {stop}'
+    script = f'(setsid sh -c "{beat}" &) ; until [ -e /tmp/beat ]; do :; done; {stop}'
     with idle(rootfs, policy) as folder:
-        report, _ = joined(folder, "sh", "-c", script, timeout_s=0.5, grace_s=0.1)
+        report, _ = joined(folder, "sh", "-c", script, timeout_s=2, grace_s=0.1)
         assert (report.reason, report.exit_code) == ("timeout", 124)
-        _, left = joined(folder, "sh", "-c", "rm /tmp/beat; sleep 0.5; ls -A /tmp")
+        _, left = joined(folder, "sh", "-c", "rm /tmp/beat && sleep 0.5; ls -A /tmp")
     assert left == ""
 
 
