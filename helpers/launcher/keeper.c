@@ -21,6 +21,9 @@
 
 #define RECORD_BYTES 512
 #define CHUNK_BYTES 65536
+#define SLICE_MS 100
+#define SLICE_BYTES (8 << 20) /* of output in one slice: who writes more waits for the next */
+#define EVENTS_RESERVED 8192  /* on a full disk too the last records tell how it ended */
 #define RESTART_FIRST_MS 100
 #define RESTART_MOST_MS 60000
 #define RESTART_STEADY_MS 10000 /* who lived longer starts again with the first pause */
@@ -71,7 +74,11 @@ static void write_down(struct keeper *k, const void *record)
 {
 	uint64_t at = realtime_ns();
 	struct iovec parts[2] = { { &at, sizeof(at) }, { (void *)(uintptr_t)record, RECORD_BYTES } };
-	if (k->events >= 0 && writev(k->events, parts, 2) < 0)
+	ssize_t whole = (ssize_t)(sizeof(at) + RECORD_BYTES), n = writev(k->events, parts, 2);
+	if (n == whole)
+		k->events_bytes += whole;
+	/* A reader counts on whole records: what a full disk has cut is taken back. */
+	else if (n > 0 && ftruncate(k->events, k->events_bytes) < 0)
 		drop(&k->events);
 }
 
@@ -152,13 +159,15 @@ static void forward_records(struct keeper *k)
 
 /* ---- the output ----------------------------------------------------------------------------------- */
 
-/* Once: the log itself tells nothing of what is not in it. */
-static void say_lost(struct keeper *k)
+/* The log itself tells nothing of what is not in it. Said when it begins, and again when there is
+ * room to write that down. */
+static void say_lost(struct keeper *k, int lost)
 {
-	struct failure lost = { .op = -1 };
-	fail(&lost, "output was lost: it cannot be written to the log");
-	if (!k->log_lost++)
-		send_failure(EVENT_WARNING, STAGE_RUN, &lost);
+	if (lost && !k->log_lost)
+		fail(&k->loss, "output was lost: it cannot be written to the log");
+	if (lost != k->log_lost)
+		send_failure(EVENT_WARNING, STAGE_RUN, &k->loss);
+	k->log_lost = lost;
 }
 
 /* Whatever lies in the pipe, at most `turns` chunks: a flood must not keep us from orders. */
@@ -172,8 +181,8 @@ static void read_output(struct keeper *k, int which, int turns)
 		if (n <= 0)
 			drop(&k->outputs[which]);
 		else
-			if (log_write(&k->log, (uint8_t)(which + 1), chunk, (uint32_t)n) < 0)
-				say_lost(k);
+			say_lost(k, log_write(&k->log, (uint8_t)(which + 1), chunk, (uint32_t)n) < 0);
+		k->slice_bytes += n > 0 ? n : 0;
 	}
 }
 
@@ -295,6 +304,17 @@ static int patience(const struct keeper *k)
 	return left <= 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
+/* How long the output has to wait, in ms, -1 when it need not. */
+static int output_pause(struct keeper *k)
+{
+	uint64_t now = now_ms(CLOCK_MONOTONIC);
+	if (now - k->slice_ms >= SLICE_MS) {
+		k->slice_ms = now;
+		k->slice_bytes = 0;
+	}
+	return k->slice_bytes < SLICE_BYTES ? -1 : (int)(k->slice_ms + SLICE_MS - now);
+}
+
 static void on_deadline(struct keeper *k)
 {
 	k->stopping = 1;
@@ -322,6 +342,7 @@ int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f)
 	memset(k, 0, sizeof(*k));
 	k->flags = take_u32(&op.body);
 	k->restarts = take_u32(&op.body);
+	k->loss.op = -1;
 	k->log = (struct log){ .folder = FD_FOLDER, .fd = -1, .max = take_u64(&op.body) };
 	k->timeout_ms = take_u64(&op.body);
 	k->grace_ms = take_u64(&op.body);
@@ -332,6 +353,8 @@ int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f)
 		k->clients[i] = -1;
 	int pair[2];
 	k->events = openat(FD_FOLDER, "events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+	if (fallocate(k->events, FALLOC_FL_KEEP_SIZE, 0, EVENTS_RESERVED) < 0 && errno != EOPNOTSUPP)
+		return fail(f, "cannot make room for the sandbox's records");
 	k->upstream = fcntl(FD_CHANNEL, F_DUPFD_CLOEXEC, FD_FOLDER + 1);
 	if (k->events < 0 || k->upstream < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
 	    dup3(pair[1], FD_CHANNEL, O_CLOEXEC) < 0)
@@ -421,12 +444,14 @@ void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init)
 	k->began_ms = now_ms(CLOCK_MONOTONIC);
 	k->deadline_ms = k->timeout_ms ? (int64_t)(now_ms(CLOCK_MONOTONIC) + k->timeout_ms) : 0;
 	for (;;) {
-		const int fds[] = { pidfd, k->records, k->upstream, owner, FD_CONTROL, k->outputs[0], k->outputs[1], exec };
+		int pause = output_pause(k), wait = patience(k), out = pause < 0 ? k->outputs[0] : -1,
+		    err = pause < 0 ? k->outputs[1] : -1;
+		const int fds[] = { pidfd, k->records, k->upstream, owner, FD_CONTROL, out, err, exec };
 		for (int i = 0; i < WATCH_CLIENTS; i++)
 			watch[i] = (struct pollfd){ fds[i], POLLIN, 0 };
 		for (int i = 0; i < KEEP_CLIENTS; i++)
 			watch[WATCH_CLIENTS + i] = (struct pollfd){ k->clients[i], POLLIN, 0 };
-		if (poll(watch, WATCH_CLIENTS + KEEP_CLIENTS, patience(k)) < 0)
+		if (poll(watch, WATCH_CLIENTS + KEEP_CLIENTS, pause < 0 || (wait >= 0 && wait < pause) ? wait : pause) < 0)
 			continue;
 		if (watch[WATCH_EXEC].revents) {
 			char byte;

@@ -25,6 +25,7 @@ struct keeper {
 	int upstream; /* who started us, -1 once gone */
 	int records;  /* our end of what init, payload and we ourselves send as FD_CHANNEL */
 	int events;   /* the file of records */
+	off_t events_bytes;
 	int running;  /* the payload has been executed at least once */
 	int ready;    /* and in this life */
 	int stopping; /* it ends by somebody's wish: not to be started again */
@@ -38,7 +39,10 @@ struct keeper {
 	int master, slave;    /* its terminal, held so that it never hangs up while it lives, -1 */
 	int outputs[2];	      /* its outputs, -1 when they are not ours or at their end */
 	struct log log;
-	int log_lost;
+	int log_lost;	      /* it took nothing the last time, for the reason in `loss` */
+	struct failure loss;
+	int64_t slice_bytes;  /* of output since slice_ms, monotonic */
+	uint64_t slice_ms;
 	int namespaces[NAMESPACE_COUNT];
 	int clients[KEEP_CLIENTS];
 };

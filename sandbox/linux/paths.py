@@ -17,10 +17,18 @@ def _home() -> str:
     return os.path.expanduser("~")
 
 
+def _is_own(folder: str) -> bool:
+    """Whether it is ours to write in; `su` and `sudo -E` hand on that of somebody else."""
+    try:
+        return os.stat(folder).st_uid == os.getuid() and os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
 def state_dir() -> str:
     """The folder of run state: `$XDG_RUNTIME_DIR/sbx`, else `/run/user/UID/sbx`, else in HOME."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "") or f"/run/user/{os.getuid()}"
-    if runtime.startswith("/") and os.access(runtime, os.W_OK | os.X_OK):
+    if runtime.startswith("/") and _is_own(runtime):
         return f"{runtime}/sbx"
     return f"{_base('XDG_STATE_HOME', _home() + '/.local/state')}/sbx"
 

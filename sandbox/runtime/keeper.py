@@ -169,10 +169,12 @@ class Keeper:
             except ConnectionResetError:
                 pass
             # A process that ends closes its descriptors one by one: its locks may go last.
+            pause = 0.001
             while self._folder.lives():
                 if end is not None and time.monotonic() > end:
                     return False
-                time.sleep(0.001)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.1)
             return True
 
 

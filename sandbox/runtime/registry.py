@@ -12,6 +12,7 @@ import fcntl
 import marshal
 import os
 import time
+from binascii import crc32
 
 from sandbox.errors import StateError
 from sandbox.linux.paths import private_dir, state_dir
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
 SCHEMA = "sbx.sandbox/1"
 ID_CHARS = 12
+_SUM_BYTES = 4
 _MARSHAL = 4  # the form that every Python from 3.4 on reads
 MAX_NAME_CHARS = 64
 FILES = ("sandbox", "plan", "events", "log", "log.1", "control", "lock")
 
 _NAMES = "names"
+_FRESH, _OLD = ".new-", ".old-"  # folders before their first and after their last moment
+_FRESH_S = 60
 _OWN = "sbx-"
 _HEX = frozenset("0123456789abcdef")
 
@@ -64,6 +68,9 @@ class Description(Record):
     layers: tuple[str, ...] = ()
     degradations: tuple[tuple[str, str, str], ...] = ()
     capabilities: tuple[int, int] = (0, 0)
+
+
+_SAMPLE = dict(Description("", "", 0.0, "", "", (), ""))
 
 
 class Folder:
@@ -140,12 +147,15 @@ class Folder:
         try:
             lock = self.open("lock")
         except FileNotFoundError:
-            return False
+            lock = -1  # a damaged one: no launcher lives without its lock
+        aside = f"{os.path.dirname(self.path)}/{_OLD}{self.id}"
         try:
-            _lock_dead(lock)
-            for file in os.listdir(self.fd):
-                os.unlink(file, dir_fd=self.fd)
-            os.rmdir(self.path)
+            if lock >= 0:
+                _lock_dead(lock)
+            # From here on it is gone, and what is left of it belongs to whoever sweeps.
+            os.rename(self.path, aside)
+            _drop_name(self.name, self.id)
+            _delete(aside)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -153,13 +163,21 @@ class Folder:
                 return False
             raise _cannot_write(self.path, error) from error
         finally:
-            os.close(lock)
-        _drop_name(self.name, self.id)
+            if lock >= 0:
+                os.close(lock)
         return True
 
 
+def _delete(path: str) -> None:
+    """Remove a folder of ours that has no name any more. Raises OSError."""
+    for name in os.listdir(path):
+        os.unlink(f"{path}/{name}")
+    os.rmdir(path)
+
+
 def _encode(description: Description) -> bytes:
-    return marshal.dumps({"schema": SCHEMA, **dict(description)}, _MARSHAL)
+    data = marshal.dumps({"schema": SCHEMA, **dict(description)}, _MARSHAL)
+    return crc32(data).to_bytes(_SUM_BYTES, "little") + data
 
 
 def _lock_dead(lock: int) -> None:
@@ -233,27 +251,30 @@ def claim(description: Description) -> tuple[Folder, int]:
     StateError when the name is taken by one that lives, or nothing can be written there.
     """
     base = private_dir(state_dir())
-    path = f"{base}/{description.id}"
-    fresh = f"{base}/.new-{description.id}"
+    fresh = f"{base}/{_FRESH}{description.id}"
+    folder = Folder(f"{base}/{description.id}", -1, description)
+    lock = -1
     try:
         # Until it is locked it would look like one without an owner: so not under its own name.
         os.mkdir(fresh, 0o700)
-        fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        folder = Folder(path, fd, description)
+        folder.fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         lock = folder.open("lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         folder.create("sandbox", _encode(description))
-        os.rename(fresh, path)
-    except OSError as error:
-        raise _cannot_write(base, error) from error
-    if description.name == own_name(description.id):
-        return folder, lock
-    try:
-        take_name(description.name, description.id)
-    except StateError:
-        os.close(lock)
-        folder.remove()
+        os.rename(fresh, folder.path)
+        if description.name != own_name(description.id):
+            take_name(description.name, description.id)
+    except BaseException as error:
+        if lock >= 0:
+            os.close(lock)
+            folder.remove()
         folder.close()
+        try:
+            _delete(fresh)
+        except OSError:
+            pass
+        if isinstance(error, OSError):
+            raise _cannot_write(base, error) from error
         raise
     return folder, lock
 
@@ -262,31 +283,27 @@ def claim(description: Description) -> tuple[Folder, int]:
 
 
 def take_name(name: str, owner: str) -> None:
-    """Let `name` mean `owner`. Raises StateError when it means another one that lives."""
-    folder = private_dir(f"{state_dir()}/{_NAMES}")
-    link = f"{folder}/{name}"
+    """Let `name` mean `owner`. Raises StateError when it means another one that lives, OSError."""
+    link = f"{private_dir(f'{state_dir()}/{_NAMES}')}/{name}"
     for _ in range(20):
         try:
             os.symlink(owner, link)
             return
         except FileExistsError:
             holder = _holder(name)
-        if holder is None:
-            continue
         if holder == owner:
             return
-        with_name = _open(holder)
-        if with_name is not None:
-            living = with_name.lives() and with_name.name == name
-            with_name.close()
-            if living:
-                raise StateError(
-                    f'the name "{name}" is taken',
-                    cause=f"sandbox {holder} has it and is running",
-                    hint=f"use another name, or: sbx rm -f {name}",
-                )
-        _drop_name(name, holder)
+        if holder is not None and not _drop_name(name, holder):
+            raise _taken(name, holder)
     raise StateError(f'cannot take the name "{name}"', cause="others try at the same time")
+
+
+def _taken(name: str, holder: str) -> StateError:
+    return StateError(
+        f'the name "{name}" is taken',
+        cause=f"sandbox {holder} has it and is running",
+        hint=f"use another name, or: sbx rm -f {name}",
+    )
 
 
 def _holder(name: str) -> str | None:
@@ -296,27 +313,60 @@ def _holder(name: str) -> str | None:
         return None
 
 
-def _drop_name(name: str, owner: str) -> None:
-    """Free `name` if it still means `owner`: moved away first, so that only one does it."""
-    link = f"{state_dir()}/{_NAMES}/{name}"
-    aside = f"{state_dir()}/{_NAMES}/.{os.urandom(6).hex()}"
+def _means_one_that_lives(name: str, holder: str) -> bool:
+    folder = _open(holder)
+    if folder is None:
+        return False
     try:
-        if os.readlink(link) != owner:
-            return
-        os.rename(link, aside)
-        found = os.readlink(aside)
-        if found != owner:  # somebody took it in between: give it back
-            os.symlink(found, link)
-        os.unlink(aside)
-    except OSError:
-        return
+        return folder.name == name and folder.lives()
+    finally:
+        folder.close()
+
+
+def _drop_name(name: str, owner: str) -> bool:
+    """Free `name`, as far as it means `owner`; False when that one lives under this name.
+
+    Names are taken without a lock, and by one alone: symlink(2) replaces nothing. They are freed
+    under one, so that nobody frees what somebody else has taken since he looked.
+    """
+    folder = f"{state_dir()}/{_NAMES}"
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _means_one_that_lives(name, owner):
+            return False
+        if _holder(name) == owner:
+            os.unlink(name, dir_fd=lock)
+        return True
+    except FileNotFoundError:
+        return True
+    finally:
+        os.close(lock)
 
 
 def rename(folder: Folder, name: str) -> None:
-    """Give a sandbox another name. Raises StateError when it is taken."""
-    before = folder.name
-    take_name(name, folder.id)
+    """Give a sandbox another name. Raises StateError when it is taken, or it is just starting."""
+    now = _open(folder.id)
+    if now is None or not now.description.pid:
+        raise StateError(
+            f"cannot rename sandbox {folder.name}",
+            cause="it is being started, or removed" if now else "it is gone",
+            hint="see which there are with: sbx ps -a",
+        )
+    folder.description = now.description
+    now.close()
+    before, holder = folder.name, _holder(name)
+    if holder not in (None, folder.id) and _means_one_that_lives(name, holder or ""):
+        raise _taken(name, holder or "")
     folder.describe(folder.description.replace(name=name))
+    try:
+        take_name(name, folder.id)
+    except BaseException:
+        folder.describe(folder.description.replace(name=before))
+        raise
     if before != name:
         _drop_name(before, folder.id)
 
@@ -325,13 +375,19 @@ def rename(folder: Folder, name: str) -> None:
 
 
 def _description(data: bytes) -> Description | None:
+    total, data = data[:_SUM_BYTES], data[_SUM_BYTES:]
+    # Damaged numbers could make marshal take all the memory there is.
+    if crc32(data).to_bytes(_SUM_BYTES, "little") != total:
+        return None
     try:
         fields = marshal.loads(data)  # noqa: S302 (a folder that is ours alone)
         if not isinstance(fields, dict) or fields.pop("schema") != SCHEMA:
             return None
-        return Description(**fields)
+        found = Description(**fields)
     except (ValueError, EOFError, KeyError, TypeError):
         return None
+    kinds = {name: (int, float) if type(s) is float else type(s) for name, s in _SAMPLE.items()}
+    return found if all(isinstance(value, kinds[name]) for name, value in found) else None
 
 
 def _open(identity: str) -> Folder | None:
@@ -358,9 +414,18 @@ def ids() -> list[str]:
     return sorted(name for name in names if len(name) == ID_CHARS and _HEX.issuperset(name))
 
 
-def everyone() -> Iterator[Folder]:
-    """Every sandbox, oldest first; each is the caller's to close."""
-    found = [folder for identity in ids() if (folder := _open(identity))]
+def everyone(damaged: list[str] | None = None) -> Iterator[Folder]:
+    """Every sandbox, oldest first; each is the caller's to close.
+
+    `damaged` gets the folders of those whose description is spoilt, or of another version.
+    """
+    found = []
+    for identity in ids():
+        folder = _open(identity)
+        if folder is not None:
+            found.append(folder)
+        elif damaged is not None and os.path.isdir(path := f"{state_dir()}/{identity}"):
+            damaged.append(path)
     return iter(sorted(found, key=lambda folder: folder.description.created_s))
 
 
@@ -381,6 +446,12 @@ def find(word: str) -> Folder:
         )
     if matches and (found := _open(matches[0])) is not None:
         return found
+    if matches and os.path.isdir(path := f"{state_dir()}/{matches[0]}"):
+        raise StateError(
+            f"cannot read the state of sandbox {matches[0]}",
+            cause="it is damaged, or another version of sbx wrote it",
+            hint=f"use that version; or, when nothing of it runs: rm -r {path}",
+        )
     raise StateError(
         f'no sandbox "{word}"',
         cause="none has this name or an id that begins so",
@@ -389,8 +460,8 @@ def find(word: str) -> Folder:
 
 
 def sweep() -> list[str]:
-    """Remove what nobody needs: dead sandboxes that were to remove themselves, all of earlier
-    boots, and folders that never got their name. Returns what was removed."""
+    """Remove what nobody needs: dead sandboxes that were to remove themselves or never lived, all
+    of earlier boots, and what others left half made or half removed. Returns what was removed."""
     base, removed, boot = state_dir(), [], boot_id()
     for identity in ids():
         if _locked(f"{base}/{identity}/lock"):
@@ -399,20 +470,21 @@ def sweep() -> list[str]:
         if folder is None:
             continue
         known = folder.description
-        if (known.auto_remove or known.boot_id != boot) and folder.remove() and known.pid:
+        needless = known.auto_remove or not known.pid or known.boot_id != boot
+        if needless and folder.remove() and known.pid:
             removed.append(folder.path)
         folder.close()
     try:
-        fresh = [name for name in os.listdir(base) if name.startswith(".new-")]
+        names = os.listdir(base)
     except OSError:
         return removed
-    for name in fresh:
+    for name in names:
         path = f"{base}/{name}"
         try:
-            if time.time() - os.lstat(path).st_mtime > 60:
-                for file in os.listdir(path):
-                    os.unlink(f"{path}/{file}")
-                os.rmdir(path)
+            if name.startswith(_OLD):
+                _delete(path)
+            elif name.startswith(_FRESH) and time.time() - os.lstat(path).st_mtime > _FRESH_S:
+                _delete(path)
                 removed.append(path)
         except OSError:
             continue

@@ -27,12 +27,15 @@ def command(everything: bool, quiet: bool, form: str) -> int:
     from sandbox.runtime.registry import everyone, sweep
 
     sweep()
-    rows = []
-    for folder in everyone():
+    rows: list[dict[str, object]] = []
+    damaged: list[str] = []
+    for folder in everyone(damaged):
         row = summary(folder)
         folder.close()
         if everything or row["state"] not in ("exited", "dead"):
             rows.append(row)
+    for path in damaged:
+        render.warn(f"cannot read the state in {path}", "it is spoilt, or of another version")
     if form == "json":
         render.show_json(rows)
     elif quiet:

@@ -1,0 +1,302 @@
+"""The folders of sandboxes: who owns a name, what is damaged, what nobody needs any more."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import marshal
+import os
+import time
+from binascii import crc32
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandbox.errors import SbxError, StateError
+from sandbox.linux import paths
+from sandbox.runtime import registry
+from sandbox.runtime.history import read_history
+from sandbox.runtime.keeper import Keeper
+from sandbox.runtime.registry import Description, Folder
+from tests.support.fuzzing import examples
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of run state, of this test alone."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / "sbx"
+
+
+def described(name: str = "", **more: object) -> Description:
+    identity = registry.new_id()
+    fields: dict[str, object] = {
+        "id": identity,
+        "name": name or registry.own_name(identity),
+        "created_s": time.time(),
+        "boot_id": registry.boot_id(),
+        "rootfs": "/",
+        "argv": ("true",),
+        "policy": "default",
+        "pid": 1,
+        **more,
+    }
+    return Description(**fields)  # type: ignore[arg-type]
+
+
+def dead(name: str = "", **more: object) -> Folder:
+    folder, lock = registry.claim(described(name, **more))
+    os.close(lock)
+    return folder
+
+
+def entries(base: Path) -> list[str]:
+    return sorted(path.name for path in base.iterdir() if path.name != "names")
+
+
+# ---- names ---------------------------------------------------------------------------------
+
+
+def run_together(count: int, act: Callable[[], str | bool]) -> list[str]:
+    """What `act` returns in `count` processes that start it at the same moment and live on until
+    all are done; OSErrors and SbxErrors as their texts."""
+    gate, out, end = os.pipe(), os.pipe(), os.pipe()
+    children = []
+    for _ in range(count):
+        pid = os.fork()
+        if not pid:
+            os.close(gate[1])
+            os.close(end[1])
+            os.read(gate[0], 1)
+            try:
+                result = str(act())
+            except (SbxError, OSError) as error:
+                result = str(error).replace("\n", " ")
+            os.write(out[1], f"{result}\n".encode())
+            os.read(end[0], 1)
+            os._exit(0)
+        children.append(pid)
+    os.close(gate[1])
+    data = b""
+    while data.count(b"\n") < count:
+        data += os.read(out[0], 65536)
+    found = data.decode().splitlines()
+    os.close(end[1])
+    for pid in children:
+        os.waitpid(pid, 0)
+    for fd in (gate[0], end[0], *out):
+        os.close(fd)
+    return found
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_one_of_fifty_gets_the_name(base: Path, stale: bool) -> None:
+    for _ in range(2):
+        if stale:
+            dead("wanted").close()
+        found = run_together(50, lambda: registry.claim(described("wanted"))[0].id)
+        winners = [word for word in found if len(word) == 12]
+        assert len(winners) == 1, found
+        assert os.readlink(base / "names" / "wanted") == winners[0]
+        assert all('"wanted" is taken' in word for word in found if word not in winners)
+        folder = registry.find("wanted")
+        assert folder.id == winners[0]
+        assert folder.remove()
+        folder.close()
+    registry.sweep()
+    assert list((base / "names").iterdir()) == []
+
+
+def test_a_name_goes_on_to_the_next(base: Path) -> None:
+    first = dead("one")
+    second, lock = registry.claim(described("one"))
+    assert first.remove()
+    assert os.readlink(base / "names" / "one") == second.id
+    with pytest.raises(StateError, match="is taken"):
+        registry.claim(described("one"))
+    assert entries(base) == [second.id]
+    os.close(lock)
+    for folder in (first, second):
+        folder.close()
+
+
+def test_renaming(base: Path) -> None:
+    folder, lock = registry.claim(described("one"))
+    other, other_lock = registry.claim(described("two"))
+    with pytest.raises(StateError, match="is taken"):
+        registry.rename(folder, "two")
+    assert registry.find("one").description.name == "one"
+    registry.rename(folder, "three")
+    assert registry.find("three").id == folder.id
+    assert sorted(os.listdir(base / "names")) == ["three", "two"]
+    starting, starting_lock = registry.claim(described("four", pid=0))
+    with pytest.raises(StateError, match="cannot rename"):
+        registry.rename(starting, "five")
+    for fd in (lock, other_lock, starting_lock):
+        os.close(fd)
+    for each in (folder, other, starting):
+        each.close()
+
+
+# ---- removal -------------------------------------------------------------------------------
+
+
+def test_one_that_starts_or_lives_is_not_removed(base: Path) -> None:
+    folder, lock = registry.claim(described("one", pid=0, auto_remove=True, boot_id="other"))
+    assert not folder.remove()
+    assert registry.sweep() == []
+    assert (folder.lives(), entries(base)) == (True, [folder.id])
+    os.close(lock)
+    assert not folder.lives()
+    assert registry.sweep() == []  # nobody has to hear of one that never lived
+    assert entries(base) == []
+    folder.close()
+
+
+def test_others_who_look_do_not_keep_one_from_being_removed(base: Path) -> None:
+    folder = dead()
+    looking = folder.open("lock")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    pid = os.fork()
+    if not pid:
+        time.sleep(0.2)
+        os._exit(0)  # which lets go of nothing: the lock is the parent's too
+    os.waitpid(pid, 0)
+    os.close(looking)
+    assert folder.remove()
+    folder.close()
+    assert entries(base) == []
+
+
+def test_removed_by_one_of_many(base: Path) -> None:
+    for _ in range(10):
+        folder = dead("one")
+        found = run_together(8, folder.remove)
+        assert sorted(found) == ["False"] * 7 + ["True"]
+        folder.close()
+        assert entries(base) == []
+
+
+def test_what_an_earlier_boot_left_goes(base: Path) -> None:
+    old, new = dead("old", boot_id="of an earlier boot"), dead("new")
+    assert registry.sweep() == [old.path]
+    assert entries(base) == [new.id]
+    for folder in (old, new):
+        folder.close()
+
+
+def test_half_made_and_half_removed_folders_go(base: Path) -> None:
+    dead().close()
+    for name, age in ((".new-aaa", 3600), (".new-bbb", 0), (".old-ccc", 0)):
+        (base / name).mkdir()
+        (base / name / "lock").touch()
+        os.utime(base / name, (time.time() - age, time.time() - age))
+    registry.sweep()
+    assert [name for name in entries(base) if name.startswith(".")] == [".new-bbb"]
+
+
+def test_a_start_that_cannot_write_leaves_nothing(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    for place in ("create", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, place, refuse)
+            with pytest.raises(StateError, match="cannot write") as failed:
+                registry.claim(described("one"))
+        assert (failed.value.cause, entries(base)) == ("no space left on device", [])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- damage --------------------------------------------------------------------------------
+
+
+def summed(**fields: object) -> bytes:
+    """A description that was written so, by another version or for another sandbox."""
+    data = marshal.dumps({**dict(described()), "schema": registry.SCHEMA, **fields})
+    return crc32(data).to_bytes(4, "little") + data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 300,
+        b"[" + b"\xff\xff\xff\x7f",
+        summed(schema="sbx.sandbox/2"),
+        summed(later=1),
+        summed(argv=7),
+        summed(),
+    ],
+)
+def test_a_damaged_description(base: Path, data: bytes) -> None:
+    folder = dead("one")
+    (base / folder.id / "sandbox").write_bytes(data)
+    damaged: list[str] = []
+    assert list(registry.everyone(damaged)) == []
+    assert damaged == [str(base / folder.id)]
+    assert registry.sweep() == []
+    with pytest.raises(StateError, match="cannot read the state"):
+        registry.find(folder.id)
+    registry.claim(described("one"))[0].close()  # its name is free
+    folder.close()
+
+
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=300), at=st.integers(0, 400), events=st.binary(max_size=1200))
+def test_any_damage_is_survived(base: Path, data: bytes, at: int, events: bytes) -> None:
+    folder = dead("one")
+    whole = folder.read("sandbox")
+    (base / folder.id / "sandbox").write_bytes(whole[:at] + data + whole[at + len(data) :])
+    (base / folder.id / "events").write_bytes(events)
+    for found in registry.everyone([]):
+        read_history(found)
+        found.close()
+    registry.sweep()
+    assert folder.remove()
+    folder.close()
+
+
+@pytest.mark.usefixtures("base")
+def test_a_reused_pid_is_not_taken_for_the_launcher() -> None:
+    import socket
+
+    folder, lock = registry.claim(described("one", pid=os.getpid(), started_ticks=1))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        control.bind(f"/proc/self/fd/{folder.fd}/control")
+        control.listen(1)
+        with pytest.raises(StateError, match="is not running") as failed:
+            Keeper(folder)
+    assert "another one by now" in failed.value.cause
+    os.close(lock)
+    folder.close()
+
+
+# ---- where it lies -------------------------------------------------------------------------
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    runtime = f"/run/user/{os.getuid()}"
+    usual = f"{runtime}/sbx" if os.path.isdir(runtime) else str(tmp_path / "state" / "sbx")
+    for value in ("", "relative", str(tmp_path / "missing")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", value)
+        assert paths.state_dir() == (usual if not value else str(tmp_path / "state" / "sbx"))
+    foreign = "/" if os.getuid() else "/home"
+    owner = 65534
+    real = os.stat
+    monkeypatch.setenv("XDG_RUNTIME_DIR", foreign)
+
+    class Foreign:
+        st_uid = owner
+
+    monkeypatch.setattr(
+        os, "stat", lambda path, **more: Foreign if path == foreign else real(path, **more)
+    )
+    assert paths.state_dir() == str(tmp_path / "state" / "sbx")
