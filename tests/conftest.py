@@ -93,6 +93,14 @@ def deadline(request: pytest.FixtureRequest) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def descriptors_closed() -> Iterator[None]:
+    """Fail when a test leaves a descriptor open in this process."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
+
+
 @dataclass(frozen=True)
 class Sbx:
     """The installed command. Calling it runs one command line to its end."""

@@ -1,7 +1,7 @@
 /* The launcher. It knows no policy: it executes the plan that lies, sealed, in descriptor 100.
  *
  *   decode   check that we run from a sealed image, read the plan        caller's rights
- *   clone    new session; all namespaces at once; the child waits        caller's rights
+ *   clone    new session; all namespaces but net; the child waits        caller's rights
  *   map      write the id maps, directly or through the helpers          caller's rights
  *   watch    wait for the child, pass signals on, die with the owner     nothing new is opened
  *

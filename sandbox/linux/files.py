@@ -21,10 +21,9 @@ def read_whole(path: str, most: int) -> bytes:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise ValueError("it is neither a regular file nor a pipe")
-        # A FIFO that nobody has opened for writing yet reads as if it had ended; a pipe without
-        # a name that has no writer has ended.
-        if stat.S_ISFIFO(mode) and not os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
-            _wait(fd)
+        # A FIFO that nobody has opened for writing yet reads as if it had ended; to poll(2) it has
+        # not, other than a pipe whose writers are gone.
+        _wait(fd)
         data = bytearray()
         while part := _read(fd, most + 1 - len(data)):
             data += part

@@ -1,6 +1,7 @@
 """A table of odd command lines: each is refused in words of its own, and nothing is created."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,6 @@ def test_what_is_odd_and_right(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
 def test_a_plan_that_cannot_be_shown(sbx: Sbx, rootfs: Path, redirect: str) -> None:
-    import subprocess
-
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" explain "$1" true {redirect}', sbx.path, rootfs],
         env=sbx.env, stderr=subprocess.PIPE, text=True, timeout=60, check=False,

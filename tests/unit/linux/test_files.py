@@ -13,6 +13,8 @@ from sandbox.linux import files
 
 MOST = 1000
 
+pytestmark = pytest.mark.usefixtures("descriptors_closed")
+
 
 def test_regular_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -66,6 +68,16 @@ def test_endless_pipe() -> None:
     read_end, write_end = os.pipe()
     os.write(write_end, b"x" * (MOST + 1))
     with pytest.raises(ValueError, match="bigger"):
+        files.read_whole(f"/dev/fd/{read_end}", MOST)
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_pipe_that_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "WAIT_S", 0.05)
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"A=1\n")
+    with pytest.raises(ValueError, match=re.escape("nothing came out of it for 0.05 s")):
         files.read_whole(f"/dev/fd/{read_end}", MOST)
     os.close(read_end)
     os.close(write_end)

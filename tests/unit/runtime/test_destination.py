@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox.errors import SbxError, UsageError
 from sandbox.runtime import report
 from sandbox.runtime.destination import Destination
+
+pytestmark = pytest.mark.usefixtures("descriptors_closed")
 
 
 def write(path: Path | str, text: str = "new\n") -> None:
@@ -50,6 +55,29 @@ def test_a_folder_that_is_exchanged_meanwhile_leads_nowhere(tmp_path: Path) -> N
     place.close()
     assert os.listdir(tmp_path / "victim") == []
     assert (tmp_path / "moved/report").read_text() == "new\n"
+
+
+def test_a_socket_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "report"))
+        with pytest.raises(UsageError) as caught:
+            Destination(str(tmp_path / "report"))
+    assert caught.value.cause == "it is a socket or a block device"
+
+
+def test_a_pipe_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    really = os.open
+
+    def refuse(path: Any, flags: int, *, dir_fd: int | None = None) -> int:
+        if path == "pipe":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return really(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UsageError) as caught:
+        Destination(str(tmp_path / "pipe"))
+    assert caught.value.cause == "permission denied"
 
 
 def test_a_name_that_is_taken_meanwhile(tmp_path: Path) -> None:
