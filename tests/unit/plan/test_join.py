@@ -116,12 +116,22 @@ def test_another_user_must_be_mapped() -> None:
         join_plan(single, Entry(("id",), account=Account(4242)))
     ranged = operations(compiled(named("default", identity={"map": "range"})))
     joined = join_plan(
-        ranged, Entry(("id",), account=Account(7, 8, "g", "/home/g"), capabilities=0)
+        ranged, Entry(("id",), account=Account(7, 8, "g", "/home/g"), capabilities=2)
     )
     ids = next(op for op in joined if isinstance(op, ops.Ids))
     assert (ids.uid, ids.gid, ids.groups) == (7, 8, (8,))
-    assert ops.SetCapabilities(0) in joined
+    assert ops.SetCapabilities(2) in joined
     assert "HOME=/home/g" in joined[-1].env  # type: ignore[attr-defined]
+
+
+def test_the_group_of_the_first_command_stays_where_none_is_named() -> None:
+    for how, set_groups in (("range", 1), ("single", 0)):
+        stored = operations(compiled(named("default", identity={"map": how})))
+        first = next(op for op in stored if isinstance(op, ops.Ids))
+        joined = join_plan(stored, Entry(("id",), account=Account(first.uid)))
+        ids = next(op for op in joined if isinstance(op, ops.Ids))
+        assert (ids.uid, ids.gid, ids.set_groups) == (first.uid, first.gid, set_groups)
+        assert ids.groups == ((first.gid,) if set_groups else ())
 
 
 def test_the_environment_is_the_first_commands_and_what_is_added() -> None:
@@ -139,10 +149,10 @@ def test_descriptors_of_the_first_command_are_not_kept_open() -> None:
 
 
 def test_a_terminal_belongs_to_the_commands_user() -> None:
-    stored = operations(compiled(named("default", identity={"map": "range", "user": 0})))
-    joined = join_plan(stored, Entry(("sh",), account=Account(5, 6), terminal=True))
+    stored = operations(compiled(named("default", identity={"map": "keep-id"})))
     inner = next(op for op in stored if isinstance(op, ops.InnerUser))
-    (start, outside, count) = next(e for e in inner.uids if e[0] <= 5 < e[0] + e[2])
-    assert count > 5 - start
-    terminal = next(op for op in joined if isinstance(op, ops.Terminal))
-    assert terminal.uid == outside + 5 - start
+    assert (0, 1) == inner.uids[1][:2] == inner.gids[1][:2]  # the caller is 0 outside
+    joined = join_plan(stored, Entry(("sh",), account=Account(5, 6), terminal=True))
+    assert ops.Terminal(6, 7) in joined
+    plain = join_plan(stored, Entry(("sh",), account=Account(5, 6)))
+    assert not any(isinstance(op, ops.Terminal) for op in plain)
