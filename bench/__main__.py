@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import clock, costs, ours, payload, peers
+from bench import api, clock, costs, ours, payload, peers
 
 
 def main() -> None:
@@ -24,6 +24,9 @@ def main() -> None:
         clock.measure(entries, rounds)
         title = f"Starting a static program, {rounds} interleaved rounds; ratios to bwrap"
         clock.table(title, entries, "bwrap", ours.TARGETS)
+
+        for size_mib in ("30", "1024"):
+            api.start(str(root), size_mib, str(rounds))
 
         shell = folder / "shell"
         sbx = str(Path(sys.executable).parent / "sbx")

@@ -11,7 +11,7 @@ from sandbox.api.call import Call, split_keywords
 from sandbox.api.life import END_WAIT_S, Ends
 from sandbox.api.wishes import overrides, policy_for, words_of
 from sandbox.errors import StateError, UsageError
-from sandbox.runtime.keeper import Keeper
+from sandbox.runtime.keeper import Keeper, start_ticks
 from sandbox.runtime.task import Keeping, Task
 
 TYPE_CHECKING = False
@@ -202,13 +202,16 @@ def _end(folder: Folder, process: int) -> None:
             keeper.wait(END_WAIT_S)
     except (StateError, OSError):  # it has ended by itself
         pass
-    launcher = folder.description.pid
+    known = folder.description
     try:
-        pidfd = os.pidfd_open(launcher)
+        pidfd = os.pidfd_open(known.pid)
     except OSError:  # somebody reaps our children
         pidfd = -1
     if pidfd >= 0:
-        _reap(pidfd)
+        # Then its number may be another one's by now; ours stays a zombie until it is reaped.
+        if start_ticks(known.pid) == known.started_ticks:
+            _reap(pidfd)
+        os.close(pidfd)
     folder.remove()
     folder.close()
     _remove_roots()
@@ -225,8 +228,6 @@ def _reap(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except (ChildProcessError, ProcessLookupError):
         pass
-    finally:
-        os.close(pidfd)
 
 
 def _remove_roots() -> None:

@@ -107,6 +107,10 @@ class Policy(Record):
         group_too = {} if group is None else {"group": group}
         return self._with("with_user", "identity", {"user": user} | group_too)
 
+    def with_identity(self, **values: int | str | bool) -> Self:
+        """Other values of the section `identity`: `map`, `root`, `user`, `group`."""
+        return self._with("with_identity", "identity", values)
+
     def with_capabilities(self, *names: str) -> Self:
         """Let the command have these capabilities, inside its own user namespace."""
         return self._with("with_capabilities", "capabilities", {"add": list(names)})

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import sandbox
+from sandbox.api import held
 from sandbox.runtime import session
+from sandbox.runtime.registry import Description, claim
 from sandbox.runtime.report import Report
 
 TYPE_CHECKING = False
@@ -263,6 +265,27 @@ def test_limits_that_nothing_can_hold_are_refused_together(played: Played) -> No
 def test_an_unknown_keyword_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="executable"):
         run(executable="sh")
+
+
+# ---- Sandbox --------------------------------------------------------------------------------
+
+
+def test_a_reused_number_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the caller ignores SIGCHLD, the launcher's number may be a stranger's by now."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(held, "_remove_roots", lambda: None)
+    monkeypatch.setattr(held, "END_WAIT_S", 0.01)
+    with subprocess.Popen(["sleep", "300"]) as stranger:
+        known = Description(
+            "0" * 12, "box", 0.0, "", "/", (), "", pid=stranger.pid, started_ticks=1
+        )
+        folder, lock = claim(known)
+        os.close(lock)
+        held._end(folder, os.getpid())
+        assert stranger.poll() is None
+        assert not os.path.exists(folder.path)
+        stranger.kill()
 
 
 # ---- Policy ---------------------------------------------------------------------------------
