@@ -11,7 +11,8 @@ from sandbox.api.call import Call, split_keywords
 from sandbox.api.life import END_WAIT_S, Ends
 from sandbox.api.wishes import overrides, policy_for, words_of
 from sandbox.errors import StateError, UsageError
-from sandbox.runtime.keeper import Keeper, start_ticks
+from sandbox.runtime.keeper import Keeper
+from sandbox.runtime.registry import start_ticks
 from sandbox.runtime.task import Keeping, Task
 
 TYPE_CHECKING = False

@@ -319,6 +319,20 @@ def test_a_policy_in_python_remembers_its_words(played: Played) -> None:
     assert ("process.timeout", '"2m"', "Policy.with_timeout") in policy.describe()
 
 
+def test_equal_wishes_are_merged_once_and_changed_ones_anew(played: Played, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "strict"\n[process]\ntimeout = "7s"\n')
+    run(policy=path, env={"A": "b"})
+    first: Any = played.policy
+    run(policy=str(path), env={"A": "b"})
+    assert played.policy is first
+    path.write_text('extends = "strict"\n[process]\ntimeout = "8s"\n')
+    run(policy=path, env={"A": "b"})
+    assert played.policy.process.timeout == 8
+    with pytest.raises(sandbox.PolicyError):
+        run(env={"A": object()})
+
+
 def test_a_wrong_policy_names_the_words_that_made_it_so() -> None:
     policy = sandbox.Policy.default().with_timeout("long").with_network("bogus")
     with pytest.raises(sandbox.PolicyError) as caught:
