@@ -120,6 +120,11 @@ class Ends:
             if isinstance(target, Listener):
                 target(b"")
 
+    def listener_failed(self) -> bool:
+        """Whether it was a function of the caller's that ended the command."""
+        targets = (self.stdout, self.stderr)
+        return any(target.failed for target in targets if isinstance(target, Listener))
+
     def close(self) -> None:
         """Close whatever nobody has taken."""
         self.started()
@@ -162,7 +167,7 @@ class Life:
             self._finish()
         except BaseException as error:
             self._turns.close()
-            if watched and watched.running:  # it did start: the caller's own function failed
+            if watched and self._ends.listener_failed():  # then the command has started
                 self.pid, self.error = watched.pid, error
                 self._finish()
                 return

@@ -62,11 +62,15 @@ class Text(Record):
 
 
 class Listener:
-    """Hands each piece of output to the caller's function as it comes, in text mode as text."""
+    """Hands each piece of output to the caller's function as it comes, in text mode as text.
+
+    `failed`: that function raised an exception.
+    """
 
     def __init__(self, listen: Callable[[Any], object], text: Text, kept: bytearray | None) -> None:
         self._listen = listen
         self.kept = kept
+        self.failed = False
         self._decoder: Any = None
         if text.active:
             import codecs
@@ -81,8 +85,13 @@ class Listener:
         if self.kept is not None:
             self.kept += data
         piece = self._decoder.decode(data, final=not data) if self._decoder else data
-        if piece:
+        if not piece:
+            return
+        try:
             self._listen(piece)
+        except BaseException:
+            self.failed = True
+            raise
 
 
 def descriptor(stream: int | HasFileno) -> int:

@@ -65,7 +65,7 @@ def test_tour(sbx: Sbx, tmp_path: Path) -> None:
                 [sys.executable, "-c", text], env=env, cwd=tmp_path, capture_output=True,
                 text=True, timeout=120, check=False,
             )  # fmt: skip
-            assert (done.returncode, done.stdout) == (0, "0 b'7\\n' exited\n"), done.stderr
+            assert (done.returncode, done.stdout) == (0, "0 b'7\\n' exited\n3 4\n"), done.stderr
             continue
         for command in commands(text):
             plain = command.partition(" #")[0].strip()
