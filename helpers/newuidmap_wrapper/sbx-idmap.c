@@ -16,12 +16,12 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "../launcher/sys.h"
 #include "idmap.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -31,17 +31,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef SYS_clone3
-#define SYS_clone3 435
-#endif
-#ifndef SYS_pidfd_send_signal
-#define SYS_pidfd_send_signal 424
-#endif
-
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
 
 #define EXIT_SETUP 125
 #define EXIT_NOT_EXECUTABLE 126
@@ -262,16 +251,6 @@ static _Noreturn void run_child(const struct options *options, int go, pid_t par
 
 /* ---- clone, wait ---- */
 
-static pid_t clone_child(int *pidfd)
-{
-	struct clone_args args;
-	memset(&args, 0, sizeof args);
-	args.flags = CLONE_NEWUSER | CLONE_PIDFD;
-	args.pidfd = (uint64_t)(uintptr_t)pidfd;
-	args.exit_signal = SIGCHLD;
-	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
-}
-
 /* As owner of the namespace this process may signal the child whatever its ids are. */
 static int wait_child(pid_t child, int pidfd, const sigset_t *watched)
 {
@@ -296,7 +275,7 @@ static int run(const struct options *options, const sigset_t *watched, const sig
 		complain("pipe", strerror(errno));
 		return EXIT_SETUP;
 	}
-	pid_t child = clone_child(&pidfd);
+	pid_t child = sys_clone(CLONE_NEWUSER, &pidfd);
 	if (child < 0) {
 		complain("cannot create a user namespace", strerror(errno));
 		return EXIT_SETUP;
