@@ -146,28 +146,57 @@ static int close_links(int kept)
 	return 0;
 }
 
-static int prepare_upper(struct context *ctx, int lower, const char *keep)
+/* A folder in `host` that no earlier start of this sandbox has used: the mark that a volatile
+ * overlay leaves in its work directory keeps the next one from using that. */
+static int fresh_folder(int host)
+{
+	char name[16];
+	for (unsigned i = 0; i < UINT16_MAX; i++) {
+		snprintf(name, sizeof(name), "%u", i);
+		if (mkdirat(host, name, 0700) == 0)
+			return openat(host, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (errno != EEXIST)
+			return -1;
+	}
+	return -1;
+}
+
+static int make_layer(int folder)
+{
+	if (mkdirat(folder, "upper", 0755) < 0 && errno != EEXIST)
+		return -1;
+	return mkdirat(folder, "work", 0755) < 0 && errno != EEXIST ? -1 : 0;
+}
+
+static int attach_layer(struct context *ctx, const char *folder, uint32_t discarded)
+{
+	SCOPED_FD host = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	SCOPED_FD fresh = host >= 0 && discarded ? fresh_folder(host) : -1;
+	if (host < 0 || (discarded && fresh < 0))
+		return fail(&ctx->failure, folder);
+	SCOPED_FD tree = sys_open_tree(discarded ? fresh : host, "");
+	if (tree < 0 || sys_move_mount(tree, ctx->stage, "layer") < 0 || make_layer(tree) < 0)
+		return fail(&ctx->failure, folder);
+	if (close_links(tree) < 0)
+		return fail(&ctx->failure, "upper and work of a kept layer must be folders");
+	return 0;
+}
+
+/* Opens the upper directory: in `folder` of the host, "" = in the staging tmpfs. */
+static int prepare_upper(struct context *ctx, int lower, const char *folder, uint32_t discarded)
 {
 	struct stat st;
-	if (*keep) {
-		if (mkdirat(ctx->stage, "kept", 0755) < 0)
-			return fail(&ctx->failure, "kept");
-		SCOPED_FD host = open(keep, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		SCOPED_FD tree = host < 0 ? -1 : sys_open_tree(host, "");
-		if (tree < 0 || sys_move_mount(tree, ctx->stage, "kept") < 0)
-			return fail(&ctx->failure, keep);
-		if ((mkdirat(tree, "upper", 0755) < 0 && errno != EEXIST) ||
-		    (mkdirat(tree, "work", 0755) < 0 && errno != EEXIST))
-			return fail(&ctx->failure, keep);
-		if (close_links(tree) < 0)
-			return fail(&ctx->failure, "upper and work of a kept layer must be folders");
-		return 0;
-	}
-	if (fstat(lower, &st) < 0 || mkdirat(ctx->stage, "upper", 0700) < 0 ||
-	    fchmodat(ctx->stage, "upper", st.st_mode & 07777, 0) < 0 ||
-	    mkdirat(ctx->stage, "work", 0755) < 0)
+	if (mkdirat(ctx->stage, "layer", 0755) < 0)
+		return fail(&ctx->failure, "layer");
+	if (*folder && attach_layer(ctx, folder, discarded) < 0)
+		return -1;
+	SCOPED_FD layer = openat(ctx->stage, "layer", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (layer < 0 || make_layer(layer) < 0)
+		return fail(&ctx->failure, "layer");
+	if (discarded && (fstat(lower, &st) < 0 ||
+			  fchmodat(layer, "upper", st.st_mode & 07777, 0) < 0))
 		return fail(&ctx->failure, "upper");
-	return 0;
+	return openat(layer, "upper", O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
 /* May root of this user namespace make a file here? Not where the owner is not mapped. */
@@ -249,22 +278,23 @@ int op_root_overlay(struct context *ctx, struct operation *op)
 	SCOPED_FD lower = ctx->sources[op->index];
 	take_string(c);
 	skip_identity(c);
-	const char *keep = take_string(c);
+	const char *folder = take_string(c);
+	uint32_t discarded = take_u32(c);
 
 	if (mkdirat(ctx->stage, "lower", 0755) < 0 || sys_move_mount(lower, ctx->stage, "lower") < 0)
 		return fail(&ctx->failure, "lower");
-	if (prepare_upper(ctx, lower, keep) < 0)
+	SCOPED_FD upper = prepare_upper(ctx, lower, folder, discarded);
+	if (upper < 0)
 		return -1;
-	SCOPED_FD upper = openat(ctx->stage, *keep ? "kept/upper" : "upper", O_PATH | O_CLOEXEC);
 	for (uint32_t left = take_u32(c); left > 0; left--) {
 		const char *path = take_string(c);
 		if (prepare_mount_point(lower, upper, path) < 0)
 			return fail(&ctx->failure, path);
 	}
-	const char *options[] = { "lowerdir=lower", *keep ? "upperdir=kept/upper" : "upperdir=upper",
-				  *keep ? "workdir=kept/work" : "workdir=work", "userxattr",
-				  "volatile" };
-	int root = new_filesystem(ctx, "overlay", options, *keep ? 4 : 5,
+	static const char *const options[] = { "lowerdir=lower", "upperdir=layer/upper",
+					       "workdir=layer/work", "userxattr", "volatile" };
+	/* Without the last one, the end of an overlay flushes the whole file system of its upper. */
+	int root = new_filesystem(ctx, "overlay", options, discarded ? 5 : 4,
 				  ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV);
 	if (root < 0)
 		return -1;

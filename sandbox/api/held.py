@@ -234,7 +234,8 @@ def _reap(pidfd: int) -> None:
 def _remove_roots() -> None:
     """A root that was prepared for one sandbox lies where nobody holds it any more."""
     from sandbox.host.probe import host_facts
-    from sandbox.runtime.state import reap_leftovers
+    from sandbox.linux.workspace import reap_leftovers
     from sandbox.services.storage import remove_tree
 
-    reap_leftovers(host_facts(), remove_tree)
+    facts = host_facts()
+    reap_leftovers(lambda path: remove_tree(path, facts))

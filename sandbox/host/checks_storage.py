@@ -8,12 +8,14 @@ import stat
 
 from sandbox.host import cures
 from sandbox.host.attempt import Outcome, attempt
+from sandbox.host.disk import attempt_overlay_in, is_partial
 from sandbox.host.finding import Finding
 from sandbox.linux.paths import cache_dir, state_dir
 
 LOW_SPACE_BYTES = 1 << 30
 LOW_INODES = 10000
 _COPIED = "sandboxes work on a copy of the root file system instead, which starts slower"
+_ON_DISK = "changes go to a disk instead, see overlay-disk, and their size has no limit"
 
 
 def _existing(path: str) -> str:
@@ -26,30 +28,19 @@ def _existing(path: str) -> str:
 def _overlay_finding(name: str, outcome: Outcome, works: str) -> Finding:
     if outcome.ok:
         return Finding(name, "ok", works)
-    detail, fix = outcome.reason, ""
+    detail, fix, instead = outcome.reason, "", _COPIED
     if outcome.errno == errno.ENODEV:
         fix = cures.module("overlay")
-    elif outcome.errno == errno.EIO and outcome.step.startswith("overlay: "):
+    elif is_partial(outcome):
         detail += " (this file system keeps no user xattrs; tmpfs does since Linux 6.6)"
-    return Finding(name, "warn", f"{detail}; {_COPIED}", fix)
+        instead = _ON_DISK if name == "overlay-memory" else _COPIED
+    return Finding(name, "warn", f"{detail}; {instead}", fix)
 
 
 def check_overlay_memory() -> Finding:
     """Overlay with its writable layer in memory, the default."""
     words = "overlay works with its writable layer in memory"
     return _overlay_finding("overlay-memory", attempt("overlay"), words)
-
-
-def _remove_trial(folder: str) -> None:
-    """Remove what the trial left: a small tree whose folders may have mode 000."""
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            os.chmod(path, 0o700)
-            _remove_trial(path)
-        else:
-            os.unlink(path)
-    os.rmdir(folder)
 
 
 def check_overlay_disk() -> Finding:
@@ -62,12 +53,8 @@ def check_overlay_disk() -> Finding:
     except OSError as error:
         words = (error.strerror or "").lower()
         return Finding("overlay-disk", "warn", f"cannot write in {place}: {words}")
-    try:
-        outcome = attempt("overlay", folder)
-    finally:
-        _remove_trial(folder)
     words = f"overlay works with its writable layer in {place}"
-    return _overlay_finding("overlay-disk", outcome, words)
+    return _overlay_finding("overlay-disk", attempt_overlay_in(folder), words)
 
 
 def check_overlay_lower() -> Finding:

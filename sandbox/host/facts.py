@@ -12,8 +12,10 @@ class HostFacts(Record):
     """`subuids`/`subgids`: (start, count) ranges of the caller, in file order, never overlapping.
 
     `newuidmap`/`newgidmap`: absolute path of the helper or "" when it is missing.
-    `landlock_abi`: 0 when absent. `overlay`: kernel overlayfs mounts in a user namespace.
-    `userns_error`, `proc_error`: "" when it works, else the reason in the kernel's words.
+    `landlock_abi`: 0 when absent.
+    `userns_error`, `overlay_error`, `proc_error`: "" when it works, else the reason in the kernel's
+    words. `upper_memory_error`: why an overlay over changes in memory does not do all that one
+    does, and then `upper_disk_error` likewise for changes in a folder of the cache.
     `subids_error`: why there are no ranges, "" when none were given to the caller.
     """
 
@@ -34,3 +36,5 @@ class HostFacts(Record):
     seccomp: bool
     time_namespace: bool
     subids_error: str = ""
+    upper_memory_error: str = ""
+    upper_disk_error: str = ""

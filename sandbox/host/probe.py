@@ -16,6 +16,7 @@ from sandbox.errors import SbxError
 from sandbox.host.facts import HostFacts
 from sandbox.linux import private_cache
 from sandbox.linux.paths import state_dir
+from sandbox.linux.workspace import runs_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ FILES = (
 )
 PLACES = ("/proc/self/ns/user", "/proc/self/ns/mnt", "/")
 
-_FORMAT = 2  # of the cache, and of what the trials mean; part of the key
-_FIELDS = 12  # of what `_find` returns
+_FORMAT = 3  # of the cache, and of what the trials mean; part of the key
+_FIELDS = 14  # of what `_find` returns
 # Refusals that stay as they are until something in the key changes. Others (out of memory, no
 # answer) are tried again by the next run.
 _LASTING = (
@@ -132,6 +133,18 @@ def _identity(path: str) -> tuple[int, ...]:
     )
 
 
+def _disk_of_runs() -> int:
+    """The device of the folders of runs, or of where they will be made."""
+    path = runs_dir()
+    while True:
+        try:
+            return os.stat(path).st_dev
+        except OSError:
+            if path in ("/", ""):
+                return 0
+            path = os.path.dirname(path)
+
+
 def _restrictions() -> tuple[str, ...]:
     """What the caller was put under: it decides what is possible, and is inherited."""
     status = read_kernel_file("/proc/self/status").split("\n")
@@ -154,6 +167,8 @@ def cache_key() -> tuple[Any, ...]:
         _restrictions(),
         read_kernel_file("/proc/self/attr/current"),
         "\toverlay" in read_kernel_file("/proc/filesystems"),
+        runs_dir(),
+        _disk_of_runs(),
     )
 
 
@@ -254,6 +269,7 @@ def _is_filtered() -> bool:
 def _find() -> tuple[tuple[Any, ...], bool]:
     """Try everything: the fields from user_name on, and whether they may be remembered."""
     from sandbox.host.attempt import Outcome, attempt
+    from sandbox.host.disk import attempt_overlay_on_disk, is_partial
     from sandbox.host.helpers import find_helper
 
     uid, gid = os.getuid(), os.getgid()
@@ -262,6 +278,9 @@ def _find() -> tuple[tuple[Any, ...], bool]:
     parts = [Outcome(*part) for part in whole.value] if whole.ok else [whole] * 6
     userns, overlay, proc, landlock, seccomp, time_namespace = parts
     subuids, subgids, subids_error = _subordinate(name, uid, gid)
+    on_disk = Outcome(None, "", 0, "")
+    if is_partial(overlay):
+        parts.append(on_disk := attempt_overlay_on_disk())
     lasting = userns.ok and all(part.errno in _LASTING for part in parts) and not subids_error
     if not (landlock.ok and seccomp.ok) and _is_filtered():
         lasting = False  # perhaps this filter alone hides them, and the next one does not
@@ -272,12 +291,14 @@ def _find() -> tuple[tuple[Any, ...], bool]:
         find_helper("newuidmap"),
         find_helper("newgidmap"),
         _userns_error(userns),
-        overlay.reason,
+        "" if is_partial(overlay) else overlay.reason,
         _proc_error(proc),
         landlock.value if landlock.ok else 0,
         seccomp.ok,
         time_namespace.ok,
         subids_error,
+        overlay.reason if is_partial(overlay) else "",
+        on_disk.reason,
     )
     return found, lasting
 

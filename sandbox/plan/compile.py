@@ -7,7 +7,7 @@ from sandbox.plan import ops
 from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
 from sandbox.plan.network import hold_steps, network_mode, network_steps
-from sandbox.plan.request import Degradation, Plan, Step, give_up
+from sandbox.plan.request import DISK_OVERLAY, Degradation, Plan, Step, give_up
 from sandbox.plan.security import bound, security_steps
 from sandbox.policy.model import LAYERS
 
@@ -29,39 +29,41 @@ FANOTIFY = (("groups", "32"), ("marks", "65536"))
 
 
 def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False) -> tuple[str, str]:
-    """How the root is shown, and why when it is not overlay: ("overlay"|"copy"|"bind", reason).
+    """How the root is shown, and why when it is not an overlay over memory: (storage, reason).
 
-    `host_root`: the rootfs is the host's own "/". The kernel refuses it as a lower layer, since
-    that would show what its mounts cover (clone_private_mount), so it is bound read-only.
+    Storage is "overlay", DISK_OVERLAY, "copy" or "bind". `host_root`: the rootfs is the host's own
+    "/". The kernel refuses it as a lower layer, since that would show what its mounts cover
+    (clone_private_mount), so it is bound read-only.
     Raises HostError when overlay is demanded and this host refuses it, or all namespaces.
     """
     _check_user_namespaces(facts)  # or its lack would be told as that of overlayfs
-    wanted = policy.filesystem.root
-    if wanted == "auto" and facts.overlay_error and policy.refuses("overlay"):
+    files = policy.filesystem
+    if files.persist and (host_root or facts.overlay_error):
         raise HostError(
-            "cannot show the root through overlayfs",
-            cause=facts.overlay_error,
-            hint='use --storage copy, or a policy with on_missing.overlay = "degrade"',
-        )
-    if policy.filesystem.persist and (host_root or facts.overlay_error):
-        raise HostError(
-            f"cannot keep changes in {policy.filesystem.persist}",
+            f"cannot keep changes in {files.persist}",
             cause=facts.overlay_error or "the host's own root cannot be changed",
             hint="leave --persist out, or name another root file system",
         )
-    if host_root and wanted in ("auto", "overlay"):
+    if files.root in ("copy", "bind"):
+        return files.root, f"asked by {policy.origin('filesystem.root')}"
+    if host_root:
         return "bind", "the host's own root is shown read-only"
-    if wanted == "overlay" and facts.overlay_error:
+    problem = facts.overlay_error
+    if facts.upper_memory_error and not (files.persist or files.read_only):
+        problem = f"in memory: {facts.upper_memory_error}"
+        if not (facts.upper_disk_error or policy.refuses("overlay")):
+            return DISK_OVERLAY, f"overlayfs takes changes on disk only: {problem}"
+        problem += f"; on disk: {facts.upper_disk_error}" * bool(facts.upper_disk_error)
+    if not problem:
+        return "overlay", ""
+    if files.root == "overlay" or policy.refuses("overlay"):
         raise HostError(
             "cannot show the root through overlayfs",
-            cause=facts.overlay_error,
-            hint="use --storage copy, or --storage auto",
+            cause=problem,
+            hint='use --storage copy, or a policy with filesystem.root = "auto" and '
+            'on_missing.overlay = "degrade"',
         )
-    if wanted == "auto":
-        if not facts.overlay_error:
-            return "overlay", ""
-        return "copy", f"overlayfs is refused here: {facts.overlay_error}"
-    return wanted, "" if wanted == "overlay" else f"asked by {policy.origin('filesystem.root')}"
+    return "copy", f"overlayfs is refused here: {problem}"
 
 
 def _check_user_namespaces(facts: HostFacts) -> None:

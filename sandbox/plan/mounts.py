@@ -54,12 +54,22 @@ def _root(policy: Policy, request: Request, inside: list[Step]) -> Step:
     root = request.rootfs
     origin = policy.origin("filesystem.root")
     if request.storage == "overlay":
-        keep = files.persist or ""
-        points = _mount_points(inside)
-        return Step(ops.RootOverlay(root.path, root.dev, root.ino, keep, points), origin)
+        folder = files.persist or request.upper
+        shown = (root.path, root.dev, root.ino, folder, int(not files.persist))
+        return Step(ops.RootOverlay(*shown, _mount_points(inside)), origin)
     # Only a policy that says "bind" itself may write through it.
     read_only = request.storage == "bind" and (files.read_only or files.root != "bind")
     return Step(ops.RootBind(root.path, root.dev, root.ino, int(read_only)), origin)
+
+
+def _unlimited(policy: Policy, facts: HostFacts, request: Request) -> list[Degradation]:
+    """What is written to a disk, by a policy that bounds what is written to memory."""
+    if policy.filesystem.read_only or not (request.upper or request.storage == "copy"):
+        return []
+    cause = "changes go to a disk, where nothing counts them"
+    if request.upper:
+        cause += f": in memory, overlayfs fails here ({facts.upper_memory_error})"
+    return [Degradation("overlay", "the size limit of the writable layer", cause)]
 
 
 def _proc(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> Step:
@@ -206,7 +216,7 @@ def mount_steps(
 ) -> tuple[list[Step], list[Degradation]]:
     """All steps from an empty mount namespace to the finished root, before the pivot."""
     files = policy.filesystem
-    lost: list[Degradation] = []
+    lost = _unlimited(policy, facts, request)
     size = (files.size or 256 << 20) + STAGE_SPARE
     inodes = (files.inodes or 32768) + STAGE_SPARE_INODES
     inside = [_proc(policy, facts, lost), *_dev(policy, request, ids)]

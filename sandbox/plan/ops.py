@@ -151,22 +151,26 @@ class Stage(Op):
 
 
 class RootOverlay(Op):
-    """The root as overlayfs over `lower`; `keep` is a host directory for the upper or "".
+    """The root as overlayfs over `lower`; `folder` of the host takes the changes, "" = memory.
 
+    `discarded`: nothing in `folder` is wanted later, and each start begins afresh in it.
     `mount_points` are the later targets, directories with a slash at the end: those that are
     missing where only the upper layer can take them are made in it.
     """
 
     opcode = 13
-    signature = "sqqsS"
+    signature = "sqqsuS"
     lower: str
     dev: int
     ino: int
-    keep: str
+    folder: str
+    discarded: int
     mount_points: tuple[str, ...]
 
     def describe(self) -> str:
-        upper = f"changes kept in {self.keep}" if self.keep else "changes discarded"
+        upper = f"changes kept in {self.folder}"
+        if self.discarded:
+            upper = "changes discarded" + f", until then in {self.folder}" * bool(self.folder)
         return f"show {self.lower} as the root through overlayfs, {upper}"
 
 

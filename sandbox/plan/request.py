@@ -5,6 +5,8 @@ from __future__ import annotations
 from sandbox.errors import HostError
 from sandbox.record import Record
 
+DISK_OVERLAY = "overlay-disk"  # storage "overlay" whose changes need a folder of the run
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.host.accounts import Account
@@ -24,7 +26,8 @@ class Source(Record):
 class Request(Record):
     """One run: the command and everything that was looked up for it on the host.
 
-    `rootfs` is the directory to show (for storage "copy": the finished copy), `sources` the
+    `rootfs` is the directory to show (for storage "copy": the finished copy), `upper` a folder for
+    the changes of an overlay that cannot have them in memory, "" = it can, `sources` the
     bind sources by their policy path, `hidden` paths inside that would show folders of sbx
     itself, `pinned` the (folder, place inside, read-only) on the way there, `env` the caller's
     environment, `hard_limits` the caller's own hard limits by name (None = unlimited), `program`
@@ -45,6 +48,7 @@ class Request(Record):
     pass_fds: tuple[int, ...] = ()
     hard_limits: tuple[tuple[str, int | None], ...] = ()
     storage: str = "overlay"
+    upper: str = ""
     program: bytes = b""
     owners: tuple[int, ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()

@@ -189,6 +189,7 @@ def gather(
     *,
     env: Mapping[str, str],
     storage: str,
+    upper: str = "",
     pass_fds: tuple[int, ...] = (),
 ) -> Request:
     """The Request for one run; makes at most sbx's own folders.
@@ -227,6 +228,7 @@ def gather(
         pass_fds=pass_fds,
         hard_limits=_hard_limits(),
         storage=storage,
+        upper=upper,
         program=compiled.filter,
         owners=_owners(root.path),
         files=_host_files() if policy.network.mode == "host" else (),

@@ -1,9 +1,9 @@
-"""A root file system that is made for one run and removed after it."""
+"""What a root file system needs of one run alone, made for it and removed after it."""
 
 from __future__ import annotations
 
 from sandbox.errors import SbxError
-from sandbox.runtime.state import make_workspace
+from sandbox.linux.workspace import make_workspace
 from sandbox.services.storage import DRIVERS, remove_tree
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ class PreparedRoot:
         return self._workspace.share()
 
     def fill(self, storage: str, rootfs: str, policy: Policy, interrupts: Interrupts) -> None:
-        """Make the root at `path`; may take long. Raises RootfsError, Interrupted."""
+        """Make what the storage needs at `path`; may take long. Raises RootfsError, Interrupted."""
         with interrupts:
             notes = DRIVERS[storage](rootfs, self.path, policy, self._facts)
         for what, cause in notes:
@@ -44,6 +44,6 @@ class PreparedRoot:
     def close(self) -> None:
         """Remove what was prepared; what stays is said, and tried again by the next run."""
         try:
-            self._workspace.close(self._facts, remove_tree)
+            self._workspace.close(lambda path: remove_tree(path, self._facts))
         except SbxError as error:
             self._tell(error.what, "; ".join(error.problems) or error.cause)

@@ -14,8 +14,10 @@ from sandbox.errors import SbxError, SetupError
 from sandbox.host.probe import forget_facts, host_facts
 from sandbox.launcher import events
 from sandbox.launcher.spawn import launch
+from sandbox.linux.workspace import reap_leftovers, runs_dir
 from sandbox.plan.compile import choose_storage, compile_plan
 from sandbox.plan.network import network_mode
+from sandbox.plan.request import DISK_OVERLAY
 from sandbox.plan.wire import encode
 from sandbox.record import Record
 from sandbox.runtime.gather import gather
@@ -28,7 +30,6 @@ from sandbox.runtime.report import (
     make_report,
 )
 from sandbox.runtime.signals import CAUGHT, FATAL, Interrupts, SignalInbox
-from sandbox.runtime.state import reap_leftovers
 from sandbox.runtime.streams import Streams
 from sandbox.runtime.supervise import Supervisor, drive
 from sandbox.runtime.task import Keeping, Task, check_task
@@ -79,7 +80,7 @@ class RunOptions(Record):
 
 
 class Prepared(Record):
-    """The plan of a run and why its storage is not overlay, "" when it is."""
+    """The plan of a run and why its storage is not an overlay over memory, "" when it is."""
 
     plan: Plan
     storage_reason: str
@@ -90,7 +91,7 @@ def prepare(policy: Policy, task: Task) -> Prepared:
     check_task(task, policy.process.env)
     facts = host_facts()
     storage, reason = _storage(policy, facts, task)
-    return Prepared(_compile(policy, facts, task, task.rootfs, storage), reason)
+    return Prepared(_compile(policy, facts, task, storage), reason)
 
 
 def _storage(policy: Policy, facts: HostFacts, task: Task) -> tuple[str, str]:
@@ -105,7 +106,7 @@ def _instead(policy: Policy, facts: HostFacts, task: Task) -> str:
     from sandbox.runtime.root import has_mount_points
 
     if policy.filesystem.read_only:
-        plan = _compile(policy, facts, task, task.rootfs, "bind")
+        plan = _compile(policy, facts, task, "bind")
         if has_mount_points(plan, task.rootfs):
             return "bind"
     return "copy"
@@ -163,12 +164,25 @@ def start_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Folder
         session.close()
 
 
-def _compile(policy: Policy, facts: HostFacts, task: Task, rootfs: str, storage: str) -> Plan:
+def _compile(policy: Policy, facts: HostFacts, task: Task, storage: str, made: str = "") -> Plan:
+    """`made` is what the storage's driver has prepared, "" as long as it has not."""
     env = dict(os.environ) if task.env is None else dict(task.env)
+    on_disk = storage == DISK_OVERLAY
     request = gather(
-        policy, facts, rootfs, task.argv, env=env, storage=storage, pass_fds=task.pass_fds
+        policy,
+        facts,
+        _shown(task, storage, made),
+        task.argv,
+        env=env,
+        storage="overlay" if on_disk else storage,
+        upper=made or runs_dir() if on_disk else "",
+        pass_fds=task.pass_fds,
     )
     return compile_plan(policy, facts, request)
+
+
+def _shown(task: Task, storage: str, made: str) -> str:
+    return made if made and storage == "copy" else task.rootfs
 
 
 class _Session:
@@ -207,7 +221,7 @@ class _Session:
         check_task(self._task, self._policy.process.env)
         facts = host_facts()
         self._claim()
-        for path in reap_leftovers(facts, remove_tree):
+        for path in reap_leftovers(lambda path: remove_tree(path, facts)):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
         storage, reason = _storage(self._policy, facts, self._task)
         try:
@@ -226,9 +240,10 @@ class _Session:
             files = self._policy.filesystem
             if storage == "bind" and files.root != "bind" and not files.read_only:
                 self._tell("the root is read-only in this run", reason)
-            return (yield from self._run(facts, self._task.rootfs, storage, reason))
-        _compile(self._policy, facts, self._task, self._task.rootfs, storage)  # or it refuses
-        self._tell(f"preparing a {storage} of the root file system", reason)
+            return (yield from self._run(facts, storage, reason))
+        _compile(self._policy, facts, self._task, storage)  # or it refuses
+        if storage == "copy":
+            self._tell("preparing a copy of the root file system", reason)
         if self._options.forward_signals:
             self._interrupts.open()
         try:
@@ -260,7 +275,7 @@ class _Session:
         return folder
 
     def _run_prepared(self, facts: HostFacts, storage: str, reason: str) -> Turns[Outcome]:
-        """A run in a root file system that is made for it and removed after it."""
+        """A run with a folder that is made for it and removed after it."""
         from sandbox.runtime.prepared import PreparedRoot
 
         root = PreparedRoot(facts, self._tell)
@@ -269,7 +284,7 @@ class _Session:
                 self._kept.hold(root.share())
             yield None
             root.fill(storage, self._task.rootfs, self._policy, self._interrupts)
-            outcome = yield from self._run(facts, root.path, storage, reason)
+            outcome = yield from self._run(facts, storage, reason, root.path)
             if self._detach:
                 root.leave()
                 return outcome
@@ -287,22 +302,22 @@ class _Session:
 
             self._report = Destination(path)
 
-    def _run(self, facts: HostFacts, rootfs: str, storage: str, reason: str) -> Turns[Outcome]:
+    def _run(self, facts: HostFacts, storage: str, reason: str, made: str = "") -> Turns[Outcome]:
         keep = self._policy.filesystem.persist
         if not keep:
-            return (yield from self._run_plan(facts, rootfs, storage, reason, None))
+            return (yield from self._run_plan(facts, storage, reason, made, None))
         from sandbox.services.storage.layer import open_layer
 
-        layer = open_layer(keep, rootfs)
+        layer = open_layer(keep, self._task.rootfs)
         try:
-            return (yield from self._run_plan(facts, rootfs, storage, reason, layer))
+            return (yield from self._run_plan(facts, storage, reason, made, layer))
         finally:
             layer.close()
 
     def _run_plan(
-        self, facts: HostFacts, rootfs: str, storage: str, reason: str, layer: Layer | None
+        self, facts: HostFacts, storage: str, reason: str, made: str, layer: Layer | None
     ) -> Turns[Outcome]:
-        plan = _compile(self._policy, facts, self._task, rootfs, storage)
+        plan = _compile(self._policy, facts, self._task, storage, made)
         if self._kept:
             if layer:
                 self._kept.hold(layer.share())
@@ -316,7 +331,7 @@ class _Session:
             for what, cause in layer.record(plan):
                 self._tell(what, cause)
         outcome = yield from self._supervise(encode(step.op for step in plan.steps))
-        error = self._setup_error(outcome, plan, rootfs)
+        error = self._setup_error(outcome, plan, _shown(self._task, storage, made))
         if error:
             if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
                 forget_facts()

@@ -199,8 +199,8 @@ PLACES = (
         launcher=(
             (
                 "root.c",
-                "*keep ? 4 : 5,\n\t\t\t\t  ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV",
-                "*keep ? 4 : 5, 0",
+                "discarded ? 5 : 4,\n\t\t\t\t  ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV",
+                "discarded ? 5 : 4, 0",
             ),
         ),
     ),

@@ -91,7 +91,7 @@ packages_test() {
     packages_run
     apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
-    apt_install user-mode-linux kmod || say "user-mode-linux is missing: nothing runs on a second kernel"
+    apt_install user-mode-linux kmod e2fsprogs || say "user-mode-linux is missing: nothing runs on a second kernel"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
         say "clang is missing: the decoder is fuzzed without coverage feedback"
 }
@@ -302,7 +302,7 @@ run_pytest() {
 
 # What another kernel may answer differently, in a guest that boots it.
 vm_tests="tests/escape/test_probe.py tests/kernel/test_probe.py tests/kernel/test_hold.py
-    tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py"
+    tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py tests/kernel/test_disk_upper.py"
 run_vm() {
     sync_source
     say "pytest in User-Mode Linux as $(user_name)"

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 KERNEL = "linux.uml"
+DISK = "/mnt/disk"  # an ext4 of the user's own: neither hostfs nor an old tmpfs can take an overlay
+DISK_BYTES = 1 << 30
 INIT = Path(__file__).with_name("init.sh")
 MEMORY_MB = 2048
 INSIDE = "/mnt/results"  # where the guest sees the folder of results
@@ -31,7 +33,7 @@ def missing() -> str:
     """Why no guest can be booted here; "" when one can."""
     if os.getuid() == 0:
         return "a guest is booted by a normal user: the files of its root are those of its caller"
-    for program in (KERNEL, "modprobe"):
+    for program in (KERNEL, "modprobe", "mkfs.ext4"):
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
             return f"{program} is not installed"
     return ""
@@ -47,6 +49,17 @@ def memory_folder() -> str:
     raise GuestDied(f"no folder has {MEMORY_MB} MiB for the guest's memory and allows execution")
 
 
+def make_disk(path: Path) -> None:
+    """A sparse file with an empty file system whose top belongs to this user."""
+    with path.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    owner = f"root_owner={os.getuid()}:{os.getgid()},lazy_itable_init=1,lazy_journal_init=1"
+    path_variable = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    mkfs = shutil.which("mkfs.ext4", path=path_variable) or "mkfs.ext4"
+    words = [mkfs, "-q", "-F", "-m", "0", "-E", owner, str(path)]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
 class Guest:
     """One boot. `command` runs as the caller's user in `cwd`; `folder` is what it may write.
 
@@ -59,12 +72,14 @@ class Guest:
         user = pwd.getpwuid(os.getuid())
         words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups"]
         words += ["--inh-caps=-all", "env", "-i", *(f"{k}={v}" for k, v in env.items()), *command]
+        make_disk(folder / "disk")
         (folder / "init").write_text(INIT.read_text())
         (folder / "init").chmod(0o755)
         (folder / "owner").write_text(f"{user.pw_uid}:{user.pw_gid}\n")
         (folder / "command").write_text(f"cd {shlex.quote(str(cwd))}\nexec {shlex.join(words)}\n")
         line = "root=/dev/root rootfstype=hostfs rootflags=/ ro quiet con=null con0=null,fd:1"
-        line += f" mem={MEMORY_MB}M uml_dir={folder}/uml/ init={folder}/init results={folder}"
+        line += f" mem={MEMORY_MB}M ubd0={folder}/disk uml_dir={folder}/uml/"
+        line += f" init={folder}/init results={folder}"
         with self._console.open("wb") as console:
             self._process = subprocess.Popen(
                 [KERNEL, *line.split()],

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Process 1 of the guest. The kernel's command line names the folder of results on the host; nothing
-# else of the host is written: the root is read-only, and what must be writable is a tmpfs.
+# else of the host is written: the root is read-only, and what must be writable is a tmpfs, or the
+# disk, a file in that folder.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -15,6 +16,10 @@ for folder in /run /mnt; do mount -t tmpfs -o mode=755,nosuid,nodev tmpfs $folde
 mkdir -p /mnt/results /mnt/modules/lib /mnt/modules/usr/lib
 results=$(sed 's/.*results=\([^ ]*\).*/\1/' /proc/cmdline)
 mount -t hostfs -o "$results" results /mnt/results
+
+# Its top belongs to the user, as a home does.
+mkdir /mnt/disk
+mount -t ext4 -o nosuid,nodev /dev/ubda /mnt/disk
 
 ln -s /usr/lib/uml/modules /mnt/modules/lib/modules
 ln -s /usr/lib/uml/modules /mnt/modules/usr/lib/modules

@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.vm.guest import INSIDE, Guest, GuestDied, missing
+from tests.vm.guest import DISK, INSIDE, Guest, GuestDied, missing
 
 RECORD = "reports"
 # What cannot hold on the kernel of User-Mode Linux: the beginning of a test's name → why.
 LEFT_OUT = {
     "tests/escape/test_probe.py::test_every_check_can_fail": "it lacks what some checks reach for",
     "tests/kernel/test_seccomp_load.py::test_i386_is_killed": "it takes int 0x80 for a 64-bit call",
-    "tests/kernel/test_probe.py::test_remembered_facts_cost_less": "its processes are slow",
     "tests/kernel/test_from_host.py::test_every_program_finds": "its processes are slow",
 }
 KEPT = ("USER", "LANG", "PATH", "SBX_CI")
@@ -78,6 +77,7 @@ class _Relay:
         env = {name: os.environ[name] for name in KEPT if name in os.environ}
         env |= {name: value for name, value in os.environ.items() if name.startswith("SBX_TEST_")}
         env |= {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # the guest's /tmp is its own
+        env["SBX_TEST_DISK"] = DISK
         guest = Guest(self._folder, words, self._config.rootpath, env)
         option = self._config.option
         problem = "the tests in the guest ended before this one"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from sandbox.plan.request import DISK_OVERLAY
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +37,15 @@ def prepare_copy(rootfs: str, target: str, policy: Policy, facts: HostFacts) -> 
     return copy_rootfs(rootfs, target, facts, single=policy.identity.map == "single")
 
 
+def prepare_upper(rootfs: str, target: str, policy: Policy, facts: HostFacts) -> Notes:  # noqa: ARG001
+    """Make the new directory `target` for the changes of an overlay."""
+    os.mkdir(target, 0o700)
+    return ()
+
+
 DRIVERS: dict[str, Prepare] = {
     "overlay": prepare_nothing,
+    DISK_OVERLAY: prepare_upper,
     "copy": prepare_copy,
     "bind": prepare_nothing,
 }

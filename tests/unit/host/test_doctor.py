@@ -15,6 +15,7 @@ from sandbox.host import (
     checks_namespaces,
     checks_storage,
     cures,
+    disk,
     doctor,
     helpers,
     probe,
@@ -270,6 +271,7 @@ def test_overlay_without_xattrs(host: Host) -> None:
     finding = checks_storage.check_overlay_memory()
     assert finding.verdict == "warn"
     assert "tmpfs does since Linux 6.6" in finding.detail
+    assert "changes go to a disk instead" in finding.detail
     host.trials["overlay"] = failed(errno.ENODEV, "mount overlay")
     assert checks_storage.check_overlay_lower().fix == cures.module("overlay")
 
@@ -289,7 +291,7 @@ def test_overlay_on_disk_is_removed(
         deep.chmod(0)
         return failed(errno.ETIMEDOUT, "trial")
 
-    monkeypatch.setattr(checks_storage, "attempt", attempt)
+    monkeypatch.setattr(disk, "attempt", attempt)
     assert checks_storage.check_overlay_disk().verdict == "warn"
     assert os.listdir(tmp_path) == []
     assert host.asked == []

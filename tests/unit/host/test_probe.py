@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.errors import HostError
 from sandbox.host import attempt as attempt_module
-from sandbox.host import helpers, probe, userns
+from sandbox.host import disk, helpers, probe, userns
 from sandbox.host.attempt import Outcome, attempt
 from sandbox.linux import private_cache
 
@@ -25,8 +25,9 @@ NAMESPACED = (OK, OK, Outcome(1, "", 0, ""), Outcome(7, "", 0, ""), OK, OK)
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of our own."""
+    """A state folder of our own, and a cache."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "sbx"
 
 
@@ -35,9 +36,16 @@ class Counter:
 
     def __init__(self, outcomes: tuple[Outcome, ...] = NAMESPACED) -> None:
         self.outcomes = outcomes
+        self.on_disk = OK
         self.calls = 0
+        self.folders: list[str] = []
 
-    def __call__(self, trial: str) -> Outcome:
+    def __call__(self, trial: str, *arguments: str) -> Outcome:
+        if trial == "overlay":
+            self.folders += arguments
+            assert os.listdir(arguments[0]) == []
+            os.mkdir(f"{arguments[0]}/upper", 0)
+            return self.on_disk
         assert trial == "facts"
         self.calls += 1
         parts = tuple(tuple(value for _, value in part) for part in self.outcomes)
@@ -48,6 +56,7 @@ class Counter:
 def trials(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter = Counter()
     monkeypatch.setattr(attempt_module, "attempt", counter)
+    monkeypatch.setattr(disk, "attempt", counter)
     return counter
 
 
@@ -87,7 +96,7 @@ def test_other_context_is_remembered_beside(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"rubbish", marshal.dumps([1] * 12), marshal.dumps(("short",))],
+    [b"", b"rubbish", marshal.dumps([1] * 14), marshal.dumps(("short",))],
     ids=["empty", "rubbish", "list", "short"],
 )
 def test_entry_of_another_shape_is_ignored(state: Path, trials: Counter, body: bytes) -> None:
@@ -123,10 +132,68 @@ def test_passing_failures_are_not_remembered(
 
 def test_lasting_failures_are_remembered(state: Path, trials: Counter) -> None:
     del state
-    replace(trials, 1, Outcome(None, "overlay: make", errno.EIO, "input/output error"))
+    replace(trials, 1, Outcome(None, "mount overlay", errno.EPERM, "operation not permitted"))
     probe.host_facts()
-    assert probe.host_facts().overlay_error == "overlay: make: input/output error"
-    assert trials.calls == 1
+    assert probe.host_facts().overlay_error == "mount overlay: operation not permitted"
+    assert (trials.calls, trials.folders) == (1, [])
+
+
+# ---- an upper directory on disk ----
+
+PARTIAL = Outcome(None, "overlay: make a removed folder again", errno.EIO, "input/output error")
+
+
+def test_a_disk_is_tried_where_memory_does_not_do(state: Path, trials: Counter) -> None:
+    replace(trials, 1, PARTIAL)
+    for _ in range(2):
+        facts = probe.host_facts()
+        assert facts.overlay_error == facts.upper_disk_error == ""
+        assert facts.upper_memory_error == PARTIAL.reason
+    assert trials.calls == len(trials.folders) == 1
+    runs = state.parent / "cache/sbx/runs"
+    assert Path(trials.folders[0]).parent == runs
+    assert [path.name for path in runs.iterdir()] == [".gate"]
+
+
+@pytest.mark.parametrize(("number", "calls"), [(errno.EIO, 1), (errno.ENOSPC, 2)])
+def test_a_disk_that_does_not_do_either(
+    state: Path, trials: Counter, number: int, calls: int
+) -> None:
+    del state
+    replace(trials, 1, PARTIAL)
+    trials.on_disk = Outcome(None, "overlay: some step", number, "some words")
+    for _ in range(2):
+        assert probe.host_facts().upper_disk_error == "overlay: some step: some words"
+    assert trials.calls == calls
+
+
+def test_a_disk_without_a_folder_is_tried_again(state: Path, trials: Counter) -> None:
+    replace(trials, 1, PARTIAL)
+    (state.parent / "cache").write_text("in the way")
+    for _ in range(2):
+        assert probe.host_facts().upper_disk_error.startswith("cannot create ")
+    assert (trials.calls, trials.folders) == (2, [])
+
+
+@pytest.mark.parametrize("step", ["mount overlay", "overlay: copy up"])
+def test_no_disk_helps_where_nothing_can_be_changed(
+    state: Path, trials: Counter, step: str
+) -> None:
+    del state
+    replace(trials, 1, Outcome(None, step, errno.EINVAL, "invalid argument"))
+    facts = probe.host_facts()
+    assert facts.overlay_error == f"{step}: invalid argument"
+    assert (facts.upper_memory_error, facts.upper_disk_error, trials.folders) == ("", "", [])
+
+
+def test_another_cache_is_another_disk(
+    state: Path, trials: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(trials, 1, PARTIAL)
+    for name in ("a", "b", "a"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(state.parent / name))
+        probe.host_facts()
+    assert [Path(folder).parents[2].name for folder in trials.folders] == ["a", "b"]
 
 
 def test_no_answer_at_all(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +343,7 @@ def test_start_path_stays_light(state: Path) -> None:
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(probe.__file__))))
     argv = [sys.executable, "-I", "-S", "-c", code, root]
-    env = {"XDG_RUNTIME_DIR": str(state.parent)}
+    env = {"XDG_RUNTIME_DIR": str(state.parent), "HOME": str(state.parent)}
     for _ in range(2):
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

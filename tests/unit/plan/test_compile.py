@@ -11,7 +11,7 @@ from sandbox.errors import HostError
 from sandbox.host.facts import HostFacts
 from sandbox.plan import explain, ops, wire
 from sandbox.plan.compile import choose_storage, compile_plan
-from sandbox.plan.request import Plan, Source
+from sandbox.plan.request import DISK_OVERLAY, Plan, Source
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Mount, Policy
@@ -184,6 +184,73 @@ def test_storage(facts: HostFacts) -> None:
     demanded = policy.replace(filesystem=policy.filesystem.replace(root="overlay"))
     with pytest.raises(HostError):
         choose_storage(demanded, refused)
+
+
+def writable(root: str = "auto", *, persist: str | None = None) -> Policy:
+    policy = build_policy(load_policy("default"))
+    files = policy.filesystem.replace(root=root, persist=persist)
+    return policy.replace(filesystem=files)
+
+
+OLD = {"upper_memory_error": "overlay: make: input/output error"}
+
+
+@pytest.mark.parametrize("root", ["auto", "overlay"])
+def test_changes_go_to_a_disk_where_memory_does_not_do(facts: HostFacts, root: str) -> None:
+    storage, reason = choose_storage(writable(root), facts.replace(**OLD))
+    assert storage == DISK_OVERLAY
+    assert "input/output error" in reason
+
+
+def test_a_root_that_never_changes_needs_no_disk(facts: HostFacts) -> None:
+    poor = facts.replace(**OLD, upper_disk_error="no space left on device")
+    assert choose_storage(strict(), poor) == ("overlay", "")
+    plan = compile_plan(strict(), poor, make_request())
+    assert plan.degradations == ()
+
+
+def test_a_folder_for_the_changes_is_its_own_file_system(facts: HostFacts) -> None:
+    poor = facts.replace(**OLD, upper_disk_error="no space left on device")
+    assert choose_storage(writable(persist="/keep"), poor) == ("overlay", "")
+
+
+def test_without_any_upper_the_root_is_copied(facts: HostFacts) -> None:
+    poor = facts.replace(**OLD, upper_disk_error="no space left on device")
+    storage, reason = choose_storage(writable(), poor)
+    assert storage == "copy"
+    assert "input/output error; on disk: no space left on device" in reason
+    with pytest.raises(HostError, match="through overlayfs"):
+        choose_storage(writable("overlay"), poor)
+
+
+def test_a_size_that_is_demanded_is_not_lost(facts: HostFacts) -> None:
+    demanding = writable().replace(on_missing=(("overlay", "refuse"),))
+    with pytest.raises(HostError, match="through overlayfs") as refusal:
+        choose_storage(demanding, facts.replace(**OLD))
+    assert "input/output error" in refusal.value.cause
+
+
+@pytest.mark.parametrize("storage", ["overlay", "copy"])
+def test_a_size_that_nothing_enforces_is_told(facts: HostFacts, storage: str) -> None:
+    upper = "/cache/runs/1" if storage == "overlay" else ""
+    request = make_request(storage=storage, upper=upper)
+    plan = compile_plan(writable(), facts.replace(**OLD), request)
+    (lost,) = plan.degradations
+    assert (lost.layer, lost.lost) == ("overlay", "the size limit of the writable layer")
+    assert plan.storage == storage
+    root = plan.steps[[type(step.op).__name__ for step in plan.steps].index("Procfs") + 1].op
+    if storage == "overlay":
+        assert isinstance(root, ops.RootOverlay)
+        assert (root.folder, root.discarded) == (upper, 1)
+        assert "input/output error" in lost.cause
+        assert f"until then in {upper}" in root.describe()
+
+
+def test_what_is_kept_is_not_discarded(facts: HostFacts) -> None:
+    plan = compile_plan(writable(persist="/keep"), facts, make_request())
+    (root,) = (step.op for step in plan.steps if isinstance(step.op, ops.RootOverlay))
+    assert (root.folder, root.discarded) == ("/keep", 0)
+    assert plan.degradations == ()
 
 
 def test_hard_limits_of_the_caller_are_not_exceeded(facts: HostFacts) -> None:

@@ -13,13 +13,15 @@ import pytest
 from sandbox.errors import SbxError, SetupError, UsageError
 from sandbox.host.facts import HostFacts
 from sandbox.launcher import events, fake
+from sandbox.linux.workspace import runs_dir
+from sandbox.plan.compile import compile_plan
+from sandbox.plan.request import Plan, Request
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Policy
 from sandbox.runtime import prepared, session
 from sandbox.runtime.report import Report
 from sandbox.runtime.session import RunOptions, prepare, run_session
-from sandbox.runtime.state import runs_dir
 from sandbox.runtime.task import Task
 from sandbox.services.storage import DRIVERS
 
@@ -163,6 +165,29 @@ def test_a_copy_is_made_used_and_removed(
     assert "operation not permitted" in report.storage_reason
     assert "operation not permitted" in told[0][1]
     assert len(made) == 1
+    assert [name for name in os.listdir(runs_dir()) if not name.startswith(".")] == []
+
+
+def test_changes_on_disk_have_a_folder_that_is_removed(
+    rootfs: str, host: HostFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = host.replace(upper_memory_error="input/output error")
+    monkeypatch.setattr(session, "host_facts", lambda: facts)
+    uppers: list[str] = []
+
+    def compiled(policy: Policy, facts: HostFacts, request: Request) -> Plan:
+        uppers.append(request.upper)
+        return compile_plan(policy, facts, request)
+
+    monkeypatch.setattr(session, "compile_plan", compiled)
+    told: list[tuple[str, str]] = []
+    report = run(fake.success(), rootfs, notify=lambda *words: told.append(words))
+    assert report.storage == "overlay"
+    assert "input/output error" in report.storage_reason
+    assert [lost.lost for lost in report.degradations] == ["the size limit of the writable layer"]
+    assert told[0][0] == "without the size limit of the writable layer"
+    assert "preparing" not in str(told)
+    assert os.path.dirname(os.path.dirname(uppers[-1])) == runs_dir()
     assert [name for name in os.listdir(runs_dir()) if not name.startswith(".")] == []
 
 

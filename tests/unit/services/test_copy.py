@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.plan.request import DISK_OVERLAY
 from sandbox.services.storage import DRIVERS, copy, entries, filedata, remove, tree
 from sandbox.services.storage.copy import copy_tree
 from sandbox.services.storage.filedata import DataCopier
@@ -368,10 +369,13 @@ def test_mount_points_are_read_with_their_escapes(monkeypatch: pytest.MonkeyPatc
     assert tree.mount_points(0) == frozenset()
 
 
-def test_drivers_prepare_what_they_need(source: Path) -> None:
-    assert set(DRIVERS) == {"overlay", "copy", "bind"}
+def test_drivers_prepare_what_they_need(source: Path, tmp_path: Path) -> None:
+    assert set(DRIVERS) == {"overlay", DISK_OVERLAY, "copy", "bind"}
     for name in ("overlay", "bind"):
         assert DRIVERS[name](str(source), "/nowhere", None, None) == ()  # type: ignore[arg-type]
+    upper = tmp_path / "upper"
+    assert DRIVERS[DISK_OVERLAY](str(source), str(upper), None, None) == ()  # type: ignore[arg-type]
+    assert stat.S_IMODE(upper.stat().st_mode) == 0o700
 
 
 def test_special_files_keep_their_kind(source: Path, tmp_path: Path) -> None:

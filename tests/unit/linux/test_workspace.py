@@ -8,16 +8,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import sandbox
 from sandbox.errors import SbxError
-from sandbox.runtime.state import make_workspace, reap_leftovers, runs_dir
+from sandbox.linux.workspace import make_workspace, reap_leftovers, runs_dir
 
 ROOT = Path(sandbox.__file__).parents[1]
-FACTS: Any = None  # handed through to `remove`
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def remove(path: str, _facts: object) -> None:
+def remove(path: str) -> None:
     shutil.rmtree(path)
 
 
@@ -35,7 +33,7 @@ def leave_behind() -> str:
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-from sandbox.runtime.state import make_workspace
+from sandbox.linux.workspace import make_workspace
 print(make_workspace().path, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -49,7 +47,7 @@ def test_a_folder_of_our_own_that_goes() -> None:
     workspace = make_workspace()
     assert stat.S_IMODE(os.stat(workspace.path).st_mode) == 0o700
     assert os.path.dirname(workspace.path) == runs_dir()
-    workspace.close(FACTS, remove)
+    workspace.close(remove)
     assert not os.path.exists(workspace.path)
 
 
@@ -57,25 +55,25 @@ def test_the_living_are_left_alone_and_the_dead_removed() -> None:
     living = make_workspace()
     dead = leave_behind()
     assert os.path.isdir(dead)
-    assert reap_leftovers(FACTS, remove) == [dead]
+    assert reap_leftovers(remove) == [dead]
     assert not os.path.exists(dead)
     assert os.path.isdir(living.path)
-    assert reap_leftovers(FACTS, remove) == []
-    living.close(FACTS, remove)
+    assert reap_leftovers(remove) == []
+    living.close(remove)
 
 
 def test_what_cannot_be_removed_is_tried_again() -> None:
     dead = leave_behind()
 
-    def fail(path: str, _facts: object) -> None:
+    def fail(path: str) -> None:
         raise SbxError(f"cannot remove {path}")
 
-    assert reap_leftovers(FACTS, fail) == []
-    assert reap_leftovers(FACTS, remove) == [dead]
+    assert reap_leftovers(fail) == []
+    assert reap_leftovers(remove) == [dead]
 
 
 def test_no_run_ever_is_nothing_to_do(cache: Path) -> None:
-    assert reap_leftovers(FACTS, remove) == []
+    assert reap_leftovers(remove) == []
     assert list(cache.iterdir()) == []
 
 
@@ -91,12 +89,12 @@ def test_a_folder_that_is_being_removed_has_an_owner() -> None:
     workspace = make_workspace()
     os.mkdir(f"{workspace.path}/root")
 
-    def half(path: str, _facts: object) -> None:
+    def half(path: str) -> None:
         for name in os.listdir(path):
             if name != "root":
                 os.unlink(f"{path}/{name}")
-        assert reap_leftovers(FACTS, remove) == []
-        remove(path, FACTS)
+        assert reap_leftovers(remove) == []
+        remove(path)
 
-    workspace.close(FACTS, half)
+    workspace.close(half)
     assert not os.path.exists(workspace.path)

@@ -18,9 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.host.facts import HostFacts
-
-    Remove = Callable[[str, HostFacts], None]
+    Remove = Callable[[str], None]  # with all content, whoever owns it; raises SbxError
 
 _GATE = ".gate"
 
@@ -45,10 +43,10 @@ class Workspace:
         """Let go without removing anything: others hold it."""
         os.close(self._lock)
 
-    def close(self, facts: HostFacts, remove: Remove) -> None:
-        """Remove the folder with all content, whoever owns the files inside the sandbox."""
+    def close(self, remove: Remove) -> None:
+        """Remove the folder with all content."""
         try:
-            remove(self.path, facts)
+            remove(self.path)
         finally:
             os.close(self._lock)
 
@@ -71,7 +69,7 @@ def make_workspace() -> Workspace:
     return Workspace(path, lock)
 
 
-def reap_leftovers(facts: HostFacts, remove: Remove) -> list[str]:
+def reap_leftovers(remove: Remove) -> list[str]:
     """Remove the folders of runs that were killed; return their paths, for a word about it."""
     base = runs_dir()
     try:
@@ -84,7 +82,7 @@ def reap_leftovers(facts: HostFacts, remove: Remove) -> list[str]:
     removed = []
     for path, lock in _claim(base, names):
         try:
-            remove(path, facts)
+            remove(path)
             removed.append(path)
         except SbxError:  # the next run tries again
             continue
