@@ -118,6 +118,20 @@ def test_landlock_is_refused(
         assert "landlock" in told.partition("sbx: error:")[2]
 
 
+@pytest.mark.parametrize(
+    ("number", "call"),
+    [("ENOSYS", "clone3"), ("ENOSYS", "copy_file_range"), ("EPERM", "copy_file_range")],
+)
+def test_a_copy_is_made_and_removed_without(
+    sbx: Sbx, probe_rootfs: Path, tmp_path: Path, number: str, call: str
+) -> None:
+    words = ("--storage", "copy", probe_rootfs, "/probe")
+    code, out, told = run(sbx, tmp_path, number, call, *words)
+    assert code == 0, told
+    assert probe.parse(out)
+    assert [path.name for path in (tmp_path / "cache/sbx/runs").glob("*-*")] == []
+
+
 def test_a_filter_of_before_is_not_remembered(sbx: Sbx, probe_rootfs: Path, tmp_path: Path) -> None:
     """Nothing tells two filters apart: what one hides must not be missing under the next."""
     words = (probe_rootfs, "/probe")

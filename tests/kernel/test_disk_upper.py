@@ -155,10 +155,10 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next(old: Sbx, rootfs: Path)
 
 
 @contextmanager
-def detached(rootfs: Path, script: str, **keeping: int) -> Iterator[Folder]:
+def detached(rootfs: Path, script: str, restarts: int = 0) -> Iterator[Folder]:
     """A sandbox in the background, from its start to its end."""
     user = Layer("--user", {"identity": {"user": 0}}, {})
-    options = RunOptions(keep=Keeping(detached=True, **keeping))
+    options = RunOptions(keep=Keeping(detached=True, restarts=restarts))
     policy = build_policy([*load_policy("default"), user])
     folder = start_session(policy, Task(str(rootfs), ("sh", "-c", script)), options)
     try:
