@@ -6,6 +6,7 @@ command line is wrong.
 
 from __future__ import annotations
 
+from sandbox.cli.commands.run import policy_problems
 from sandbox.cli.flags import problems_error, read_flags
 from sandbox.cli.groups import near_name, usage_hint
 from sandbox.cli.options import RUN_OPTIONS
@@ -86,7 +87,7 @@ def wrong_line(argv: list[str], program: str) -> UsageError | None:
     if not unknown:
         return None
     known = [name for option in RUN_OPTIONS for name in option.names]
-    others = read_flags(parsed).problems
+    others = policy_problems(parsed, read_flags(parsed))
     if len(unknown) == 1 and not others:
         name = unknown[0]
         hint = FOREIGN[name][1] if name in FOREIGN else usage_hint(program, name, known)

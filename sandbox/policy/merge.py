@@ -166,6 +166,12 @@ def build_policy(layers: Sequence[Layer]) -> model.Policy:
     return policy
 
 
+def layer_problems(layer: Layer) -> tuple[str, ...]:
+    """What is wrong with one layer by itself, whatever it will be laid on: lines as above."""
+    _good, found = check_layer(layer.data, os.path.dirname(layer.path))
+    return tuple(dict.fromkeys(_problem(layer.origin_of(key), key, text)[1] for key, text in found))
+
+
 def _problem(origin: str, key: str, text: str) -> tuple[str, str]:
     """(origin, line). A flag stands for its key, so only what lies below the key is named."""
     if not origin.startswith("-"):

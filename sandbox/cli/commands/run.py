@@ -9,7 +9,7 @@ from sandbox.cli.flags import raise_problems, read_flags
 from sandbox.cli.parse import command_words
 from sandbox.errors import PolicyError
 from sandbox.policy.load import Layer, load_policy
-from sandbox.policy.merge import build_policy
+from sandbox.policy.merge import build_policy, layer_problems
 from sandbox.policy.units import format_duration, format_size
 from sandbox.runtime.session import RunOptions, run_session, start_session
 from sandbox.runtime.task import LOG_MAX, Keeping, Task, task_problems
@@ -26,18 +26,48 @@ if TYPE_CHECKING:
 DEFAULT_POLICY = "default"
 
 
+def build(parsed: Parsed, flags: Flags) -> Policy:
+    """Build the policy of this run from files and flags.
+
+    Raises one PolicyError for all that is wrong, also with flags whose policy cannot be read.
+    """
+    options = Layer("options", flags.data, flags.origins)
+    try:
+        layers = load_policy(parsed.text("--policy") or DEFAULT_POLICY)
+    except PolicyError as error:
+        problems = layer_problems(options)
+        if not problems:
+            raise
+        raise PolicyError(error.what, problems=(*_lines(error), *problems)) from error
+    return build_policy([*layers, options])
+
+
+def _lines(error: PolicyError) -> tuple[str, ...]:
+    cause = f": {error.cause}" if error.cause else ""
+    return error.problems or (f"--policy: {error.what}{cause}",)
+
+
+def policy_problems(parsed: Parsed, flags: Flags) -> tuple[str, ...]:
+    """Everything that is wrong with the policy and the values of flags, as lines."""
+    try:
+        build(parsed, flags)
+    except PolicyError as error:
+        return (*flags.problems, *_lines(error))
+    return flags.problems
+
+
 def combine(parsed: Parsed, flags: Flags, task: Task, program: str) -> Policy:
     """Build the policy of this run from files and flags.
 
-    Raises UsageError when the flags are at fault, PolicyError when the policy itself is; each
-    names all problems that can be seen.
+    Raises PolicyError when nothing but the policy is at fault, else UsageError; each names all
+    problems that can be seen.
     """
     try:
-        layers = load_policy(parsed.text("--policy") or DEFAULT_POLICY)
-        policy = build_policy([*layers, Layer("options", flags.data, flags.origins)])
+        policy = build(parsed, flags)
     except PolicyError as error:
-        lines = error.problems or (error.what,)
-        if flags.problems or all(line.startswith("--") for line in lines):
+        lines = _lines(error)
+        mine = any(line.startswith("--") for line in error.problems)
+        if mine or flags.problems or task_problems(task):
             _raise_all((*flags.problems, *lines), task, program)
         raise
     if flags.problems:

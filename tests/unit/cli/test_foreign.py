@@ -47,6 +47,12 @@ def test_all_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--nmae: no such option; did you mean --name?" in shown[7]
 
 
+def test_what_only_the_policy_checks_is_named_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--frob", "--timeout", "soon", "--policy", "nope", "root", "sh"]) == 2
+    shown = [line.split(":")[0].strip() for line in capsys.readouterr().err.splitlines()]
+    assert shown[1:4] == ["--frob", "--policy", "--timeout"]
+
+
 @given(st.lists(st.sampled_from([*foreign.FOREIGN, *sorted(OWN), "x", "-", "--", "--a=b", "-it"])))
 def test_no_line_is_too_odd(words: list[str]) -> None:
     """Whatever the line is, what does not exist in it is what is named."""

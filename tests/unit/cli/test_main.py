@@ -161,6 +161,21 @@ def test_all_problems_at_once(session: Session, capsys: pytest.CaptureFixture[st
     assert session.calls == []
 
 
+def test_all_problems_at_once_of_a_line_with_an_unknown_policy(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "run --policy nope --timeout x -v a -w b --cap-add z ./nope ls"
+    assert main(line.split()) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "sbx: error: the command line has 6 problems"
+    assert [line.split(":")[0].strip() for line in shown[1:]] == [
+        "--volume", "--policy", "--workdir", "--timeout", "--cap-add", "rootfs", "hint",
+    ]  # fmt: skip
+    assert main(["run", "--policy=nope", "./nope", "ls"]) == 2
+    assert "  rootfs: " in capsys.readouterr().err
+    assert session.calls == []
+
+
 def test_a_policy_at_fault_is_not_wrong_usage(
     session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +185,7 @@ def test_a_policy_at_fault_is_not_wrong_usage(
     assert main(["run", "--policy=nowhere", "root", "cmd"]) == 125
     assert main(["run", "--policy=nowhere", "--env==", "root", "cmd"]) == 2
     shown = capsys.readouterr().err
-    assert '  no policy "nowhere"\n' in shown
+    assert '  --policy: no policy "nowhere": there are: ' in shown
     assert "  --env: " in shown
     assert session.calls == []
 
