@@ -45,7 +45,10 @@ def _walk(root: str, path: str, *, follow: bool) -> tuple[list[int], list[str], 
                 found = _open_component(trail[-1], name)
             except FileNotFoundError:
                 if todo:
-                    raise
+                    place = "/".join((*names, name, *todo))
+                    raise FileNotFoundError(
+                        errno.ENOENT, os.strerror(errno.ENOENT), place
+                    ) from None
                 return trail, names, name
             if not stat.S_ISLNK(os.fstat(found).st_mode) or not (todo or follow):
                 trail.append(found)
@@ -82,6 +85,22 @@ def open_path(root: str, path: str, *, follow: bool = True) -> int:
         if missing:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return os.dup(trail[-1])
+    finally:
+        _close(trail)
+
+
+def resolve(root: str, path: str) -> tuple[str, int]:
+    """(`path` without its links, seen from `root`; st_mode of what is there, 0 for nothing).
+
+    Raises OSError.
+    """
+    try:
+        trail, names, missing = _walk(root, path, follow=True)
+    except FileNotFoundError as error:
+        return os.fspath(error.filename), 0
+    try:
+        mode = 0 if missing else os.fstat(trail[-1]).st_mode
+        return "/".join((*names, missing) if missing else names), mode
     finally:
         _close(trail)
 

@@ -13,6 +13,7 @@ from sandbox.linux.paths import below, cache_dir, config_dir, private_dir, state
 from sandbox.plan.identity import default_user
 from sandbox.plan.ops import RLIMITS
 from sandbox.plan.request import Request, Source
+from sandbox.runtime.places import check_places
 from sandbox.seccomp import build
 
 TYPE_CHECKING = False
@@ -205,6 +206,7 @@ def gather(
     if user is None:
         user = default_user(policy, facts)
     sources = _bind_sources(policy)
+    check_places(policy, real, sources, bind=storage == "bind")
     bound = [(real, "", False)] if storage != "copy" else []
     bound += [(path, mount.target, mount.read_only) for mount, _, path in sources]
     hidden, pinned = _own_folders(policy.filesystem.persist, bound)

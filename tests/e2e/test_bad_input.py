@@ -58,6 +58,32 @@ def test_overlapping_targets(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
     assert "/data" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-w", "/nope"], "cannot start in /nope"),
+        (["-v", "FILE:/bin"], "a folder is there"),
+        (["-v", "DIR:/bin/sh"], "a file is there"),
+        (["-v", "DIR:/data:ro", "-v", "DIR:/data/sub"], "/data is a read-only volume"),
+        (["--tmpfs", "/bin/sh"], "cannot mount a tmpfs on /bin/sh"),
+    ],
+)
+def test_places_that_cannot_be(
+    sbx: Sbx, rootfs: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
+    """Refused before anything is made: no step of a plan fails."""
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "file").write_text("")
+    words = [w.replace("DIR", f"{tmp_path}/dir").replace("FILE", f"{tmp_path}/file") for w in words]
+    done = sbx("run", *words, rootfs, "true")
+    assert done.returncode == 125, done.stderr
+    assert done.stderr.startswith("sbx: error: ")
+    assert says in done.stderr
+    assert "step " not in done.stderr
+    done = sbx("explain", *words, rootfs, "true")
+    assert done.returncode == 125, done.stdout
+
+
 def test_unknown_policy(sbx: Sbx, rootfs: Path) -> None:
     done = sbx("run", "--policy", "strickt", rootfs, "true")
     assert done.returncode == 125
