@@ -6,6 +6,8 @@ its stored plan, and of its files only passwd and group are read, bounded, below
 
 from __future__ import annotations
 
+import errno
+
 from sandbox.errors import StateError
 from sandbox.host.accounts import find_account
 from sandbox.launcher.spawn import launch
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.supervise import Turns
+
+
+_ENDING_S = 1.0
 
 
 class Command(Record):
@@ -109,6 +114,15 @@ def plan_entry(folder: Folder, command: Command, namespaces: Mapping[int, int]) 
     )
 
 
+def _goes_on(folder: Folder) -> bool:
+    """Whether the sandbox still lives a moment later: its launcher ends after its process 1."""
+    try:
+        with keeper.Keeper(folder) as kept:
+            return not kept.wait(_ENDING_S)
+    except StateError:
+        return False
+
+
 def _run(
     folder: Folder,
     command: Command,
@@ -149,7 +163,9 @@ def _run(
     from sandbox.runtime.failures import setup_error
 
     error = setup_error(outcome, plan, f"/proc/self/fd/{namespaces[keeper.ROOT]}")
-    if error and not outcome.errors and not folder.lives():
+    # pid_namespaces(7): a clone into one whose process 1 has ended fails with ENOMEM.
+    ending = any(event.errno == errno.ENOMEM for event in outcome.errors)
+    if error and (ending or not outcome.errors) and not _goes_on(folder):
         raise StateError(
             f"sandbox {folder.name} has ended",
             cause="it ended while the command was being started",

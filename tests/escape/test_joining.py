@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -174,3 +175,24 @@ def test_a_sandbox_that_is_gone_is_not_entered(rootfs: Path) -> None:
         pass
     with pytest.raises(StateError, match="is not running"):
         keeper.Keeper(folder)
+
+
+def test_a_command_for_a_sandbox_that_ends_just_now_says_so(rootfs: Path) -> None:
+    policy = build_policy(load_policy("default"))
+    words = []
+    for delay in range(12):
+        options = RunOptions(keep=Keeping(detached=True))
+        task = Task(str(rootfs), ("sh", "-c", "exit 0"))
+        folder = start_session(policy, task, options)
+        time.sleep(delay / 1000)
+        try:
+            joined(folder, "true")
+        except StateError as error:
+            words.append(error.what)
+        finally:
+            with suppress(StateError), keeper.Keeper(folder) as kept:
+                kept.wait(10)
+            folder.remove()
+            folder.close()
+    assert words
+    assert all("not running" in what or "ended" in what or "enter" in what for what in words)
