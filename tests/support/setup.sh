@@ -267,7 +267,7 @@ lint() {
     cd "$checkout"
     "$venv/bin/ruff" check --no-cache .
     "$venv/bin/ruff" format --no-cache --check .
-    "$venv/bin/mypy" --cache-dir "$state/mypy" sandbox tests bench
+    "$venv/bin/mypy" --cache-dir "$state/mypy" sandbox tests bench examples
 }
 
 # Builds the C parts with sanitizers and runs their unit tests and a bounded fuzz of the decoder.
