@@ -84,6 +84,19 @@ class _Answer(ShellComplete):
 
 class _Bash(_Answer, BashComplete):
     whole_words = False
+    # What is to follow NAME= follows at once.
+    source_template = BashComplete.source_template.replace(
+        "    return 0", '    [[ "${COMPREPLY[*]}" != *= ]] || compopt -o nospace\n    return 0'
+    )
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        # What stands before the last "=" or ":" is a word that stays.
+        value = incomplete.partition("=")[2] if incomplete.startswith("--") else incomplete
+        before = value[: max(value.rfind("="), value.rfind(":")) + 1]
+        found = super().get_completions(args, incomplete)
+        for item in found:
+            item.value = item.value.removeprefix(before) if item.type == "plain" else item.value
+        return found
 
     def _check_version(self) -> None:  # type: ignore[override]
         """Starts no bash to ask: the script needs 4.4, of 2016."""

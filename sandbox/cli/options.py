@@ -9,7 +9,8 @@ are applied in the order of the table, whatever the order on the command line.
 from __future__ import annotations
 
 from sandbox.cli import values
-from sandbox.policy.model import NETWORK_MODES, ROOT_MODES
+from sandbox.linux.capabilities import NAMES as CAPABILITIES
+from sandbox.policy.model import NETWORK_MODES, RLIMIT_NAMES, ROOT_MODES
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -238,6 +239,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "CAP",
         "Keep a capability that the policy drops, or ALL.",
         read=values.item("capabilities.add"),
+        choices=("ALL", *CAPABILITIES),
     ),
     _repeat(
         SECURITY,
@@ -245,6 +247,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "CAP",
         "Drop a capability that the policy keeps, or ALL.",
         read=values.item("capabilities.drop"),
+        choices=("ALL", *CAPABILITIES),
     ),
     _repeat(
         SECURITY,
@@ -252,6 +255,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "OPTION",
         "seccomp=FILE for a profile in the OCI's JSON form, seccomp=unconfined for none.",
         read=values.security_option,
+        choices=("seccomp=", "seccomp=unconfined", "no-new-privileges"),
     ),
     _repeat(
         LIMITS,
@@ -259,6 +263,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "NAME=SOFT[:HARD]",
         "A resource limit, such as nofile=1024:4096.",
         read=values.ulimit,
+        choices=tuple(f"{name}=" for name in RLIMIT_NAMES),
     ),
     _value(
         LIMITS,

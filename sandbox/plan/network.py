@@ -35,7 +35,8 @@ def network_steps(policy: Policy, lost: list[Degradation]) -> list[Step]:
     if not network_mode(policy).namespace:
         where = policy.origin("network.mode")
         cause = f"network.mode is {policy.network.mode} (from {where})"
-        lost.append(Degradation("network", "the network namespace", cause))
+        quiet = policy.by_flag("network.mode")
+        lost.append(Degradation("network", "the network namespace", cause, quiet))
         return []
     if not policy.network.loopback:
         return []

@@ -60,11 +60,19 @@ class Request(Record):
 
 
 class Degradation(Record):
-    """A layer that is wanted and not there: what was lost and why."""
+    """A layer that is wanted and not there: what was lost and why.
+
+    `quiet`: nobody wants it, or the command line itself asks for the loss: it is only written down.
+    """
 
     layer: str
     lost: str
     cause: str
+    quiet: bool = False
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return {"layer": self.layer, "lost": self.lost, "cause": self.cause}
 
 
 def give_up(policy: Policy, lost: Degradation, what: str, hint: str) -> Degradation:

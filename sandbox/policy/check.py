@@ -92,7 +92,9 @@ def _ranked(parent: model.Policy, child: model.Policy) -> Iterable[str]:
     for key, order in _RANKS.items():
         old, new = _get(parent, key), _get(child, key)
         if order.index(new) > order.index(old):
-            yield f"{key}: {quote(old)} becomes {quote(new)}"
+            vain = key == "network.loopback" and child.landlock.tcp
+            note = ", but TCP over it needs landlock.tcp = false" if vain else ""
+            yield f"{key}: {quote(old)} becomes {quote(new)}{note}"
 
 
 def _listed(parent: model.Policy, child: model.Policy) -> Iterable[str]:

@@ -219,6 +219,10 @@ class Policy(Record):
         """Whether the lack of `layer` is fatal (see LAYERS)."""
         return dict(self.on_missing).get(layer, "degrade") == "refuse"
 
+    def by_flag(self, key: str) -> bool:
+        """Whether an option of the command line set "section.key"."""
+        return self.origin(key).startswith("-")
+
     def origin(self, key: str) -> str:
         """Where the value of "section.key" came from: a policy's name or a flag."""
         return dict(self.origins).get(key, "built-in default")

@@ -20,6 +20,7 @@ from sandbox.launcher.spawn import FIRST_PRIVATE
 
 CHUNK_BYTES = 1 << 16
 _TTY_CHUNK_BYTES = 256  # Linux calls a terminal writable while at least this much fits
+_NEWLINE = 10
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF, errno.ENXIO, errno.ENOTCONN)
 
 
@@ -33,6 +34,7 @@ class Endpoint:
         mode = os.fstat(fd).st_mode
         self._socket: _socket.socket | None = None
         self._limit = CHUNK_BYTES
+        self.unfinished = False  # whether the last byte written was no end of a line
         self.is_tty = stat.S_ISCHR(mode) and os.isatty(fd)
         self.polled = self.is_tty or not (stat.S_ISREG(mode) or stat.S_ISCHR(mode))
         if stat.S_ISSOCK(mode):
@@ -51,8 +53,9 @@ class Endpoint:
         """Write what fits now; 0 when nothing does. Raises BrokenPipeError for a dead reader."""
         try:
             if self._socket:
-                return self._socket.send(data, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-            return os.write(self.fd, data[: self._limit])
+                count = self._socket.send(data, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+            else:
+                count = os.write(self.fd, data[: self._limit])
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -60,6 +63,9 @@ class Endpoint:
             if error.errno in _GONE and (self.polled or error.errno != errno.EIO):
                 raise BrokenPipeError from error
             raise
+        if count:
+            self.unfinished = data[count - 1] != _NEWLINE
+        return count
 
     def read(self) -> bytes | None:
         """Read what is there now; None when nothing is, b"" at the end."""

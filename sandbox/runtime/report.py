@@ -85,7 +85,7 @@ class Report(Record):
         """The report for JSON, with its schema and the signal's name."""
         fields = dict(self)
         fields["layers"] = list(self.layers)
-        fields["degradations"] = [dict(lost) for lost in self.degradations]
+        fields["degradations"] = [lost.as_dict() for lost in self.degradations]
         fields["notes"] = [{"what": what, "cause": cause} for what, cause in self.notes]
         fields["error"] = self.error.as_dict() if self.error else None
         name = signal_name(self.signal) if self.signal else None

@@ -135,6 +135,7 @@ def session_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Repo
         finally:
             streams.close()
         session.publish(report)
+        session.say_why(report)
         return report
     except SbxError as error:
         session.publish(failed_report(name, policy, error, session.elapsed_s()))
@@ -242,7 +243,8 @@ class _Session:
                 self._tell("the root is read-only in this run", reason)
             return (yield from self._run(facts, storage, reason))
         _compile(self._policy, facts, self._task, storage)  # or it refuses
-        if storage == "copy":
+        asked = self._policy.filesystem.root == storage and self._policy.by_flag("filesystem.root")
+        if storage == "copy" and not asked:
             self._tell("preparing a copy of the root file system", reason)
         if self._options.forward_signals:
             self._interrupts.open()
@@ -324,6 +326,8 @@ class _Session:
             plan = self._kept.adopt(plan, reason)
         self._plan, self._storage_reason = plan, reason
         for lost in plan.degradations:
+            if lost.quiet:
+                continue
             self._tell(f"without {lost.lost}", lost.cause)
         for what, cause in plan.notes:
             self._tell(what, cause)
@@ -438,6 +442,7 @@ class _Session:
         """Say it once, also when the run is tried again in another way."""
         if self._options.notify and (what, cause) not in self._told:
             self._told.add((what, cause))
+            self._streams.end_line()
             self._options.notify(what, cause)
 
     def close(self) -> None:
@@ -448,6 +453,15 @@ class _Session:
             self._kept.discard()
             self._kept = None
 
+    def say_why(self, report: Report) -> None:
+        """Tell of an end that was not the command's own, or of output that was lost."""
+        if report.reason == "exited" and not report.output_dropped_bytes:
+            return
+        from sandbox.runtime.endings import endings
+
+        for what, cause in endings(report, self._policy):
+            self._tell(what, cause)
+
     def publish(self, report: Report) -> None:
         """Hand the report out, to the status lines first."""
         self._status.send("exited", report=report.as_dict())
@@ -455,6 +469,7 @@ class _Session:
         if path == REPORT_ON_STDERR:
             lines = [line if line.isprintable() else ascii(line)[1:-1] for line in report.people()]
             try:
+                self._streams.end_line()
                 os.write(2, "".join(f"sbx: {line}\n" for line in lines).encode())
             except OSError:  # nobody is there to be told
                 return

@@ -38,6 +38,7 @@ class Streams:
         self._stdin = self._open(stdin, writing=False) if isinstance(stdin, int) else stdin
         self._stdout = self._open(stdout, writing=True) if isinstance(stdout, int) else stdout
         self._stderr = self._open(stderr, writing=True) if isinstance(stderr, int) else stderr
+        self._shown = self._stdout if self.one_output else self._stderr
         self._outflows: list[Outflow] = []
         self._inflow: Inflow | None = None
         self._begun = False
@@ -132,6 +133,16 @@ class Streams:
         for flow in self._outflows:
             if flow.open:
                 flow.abandon()
+
+    def end_line(self) -> None:
+        """End the line that the payload has left unfinished where standard error goes, before
+        something of ours is said there."""
+        if isinstance(self._shown, Endpoint) and self._shown.unfinished:
+            self._shown.unfinished = False
+            try:
+                os.write(2, b"\n")
+            except OSError:  # nobody is there to be told
+                pass
 
     def errors(self) -> list[OSError]:
         """What kept output from being written, other than a reader that went away."""

@@ -130,7 +130,7 @@ def _name_problems(name: str) -> list[str]:
 
 
 def _rootfs_error(path: str) -> RootfsError | None:
-    what = f"cannot use {path!r} as the root file system"
+    what = f"cannot use {quote(path)} as the root file system"
     if not path or "\0" in path or "\n" in path:
         return RootfsError(what, cause="it is empty or contains a NUL or a newline")
     try:

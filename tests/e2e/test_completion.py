@@ -62,6 +62,8 @@ def offered(sbx: Sbx, shell: str, line: list[str], cwd: Path) -> list[str]:
         ("policy show stri", ["strict"]),
         ("help ru", ["run"]),
         ("run --storage co", ["copy"]),
+        ("run --cap-add NET_A", ["NET_ADMIN"]),
+        ("run --security-opt no", ["no-new-privileges"]),
     ],
 )
 def test_words(sbx: Sbx, tmp_path: Path, shell: str, line: str, wanted: list[str]) -> None:
@@ -80,6 +82,14 @@ def test_value_behind_an_equals_sign(
     sbx: Sbx, tmp_path: Path, shell: str, line: list[str], wanted: str
 ) -> None:
     assert offered(sbx, shell, line, tmp_path) == [wanted]
+
+
+def test_name_and_value(sbx: Sbx, tmp_path: Path) -> None:
+    """bash: "=" parts words, and no blank goes between a name and its value."""
+    line = ["run", "--ulimit", "nof"]
+    assert offered(sbx, "bash", line, tmp_path) == ["<nospace>", "nofile="]
+    line = ["run", "--security-opt", "seccomp", "=", "un"]
+    assert offered(sbx, "bash", line, tmp_path) == ["unconfined"]
 
 
 @pytest.mark.parametrize(

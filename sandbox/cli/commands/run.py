@@ -10,7 +10,6 @@ from sandbox.cli.parse import command_words
 from sandbox.errors import PolicyError
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy, layer_problems
-from sandbox.policy.units import format_duration, format_size
 from sandbox.runtime.session import RunOptions, run_session, start_session
 from sandbox.runtime.task import LOG_MAX, Keeping, Task, task_problems
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from sandbox.cli.flags import Flags
     from sandbox.cli.parse import Parsed
     from sandbox.policy.model import Policy
-    from sandbox.runtime.report import Report
 
 DEFAULT_POLICY = "default"
 
@@ -97,28 +95,6 @@ def _notifier(parsed: Parsed) -> Callable[[str, str], None] | None:
     return lambda what, cause: render.warn(what, cause, json=json)
 
 
-def endings(report: Report, policy: Policy) -> list[tuple[str, str]]:
-    """What the user should be told of a run that did not end by itself, as (what, cause)."""
-    found = []
-    if report.reason == "timeout":
-        origin = policy.origin("process.timeout")
-        cause = f"{format_duration(policy.process.timeout)}, from {origin}"
-        found.append(("the time limit ended the sandbox", cause))
-    if report.reason == "policy-killed":
-        found.append(("the command was killed for a system call that its policy forbids", ""))
-    if report.reason == "launcher-killed":
-        found.append(("the launcher was killed, and the sandbox with it", ""))
-    limit = policy.process.output_limit
-    if report.output_error:
-        what = f"output could not be written: {report.output_dropped_bytes} bytes were lost"
-        found.append((what, report.output_error))
-    elif report.output_dropped_bytes and 0 < limit <= report.output_bytes:
-        what = f"{report.output_dropped_bytes} bytes of output were dropped above the limit"
-        origin = policy.origin("process.output_limit")
-        found.append((what, f"{format_size(limit)}, from {origin}"))
-    return found
-
-
 def _detach(parsed: Parsed, flags: Flags, policy: Policy, task: Task) -> int:
     """Start the sandbox, print its id and leave it alone."""
     keeping = Keeping(
@@ -169,9 +145,6 @@ def main(parsed: Parsed) -> int:
         notify=_notifier(parsed),
     )
     report = run_session(policy, task, options)
-    if options.notify:
-        for what, cause in endings(report, policy):
-            options.notify(what, cause)
     if parsed.has("--debug"):
         render.show_time("sandbox was gone", started)
     return report.exit_code

@@ -93,30 +93,6 @@ def test_warnings(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"reason": "timeout", "exit_code": 124}, "the time limit ended the sandbox: 5s, from --t"),
-        ({"reason": "policy-killed"}, "a system call that its policy forbids"),
-        ({"reason": "launcher-killed"}, "the launcher was killed"),
-        (
-            {"output_bytes": 64 << 20, "output_dropped_bytes": 5},
-            "5 bytes of output were dropped above the limit: 64M, from",
-        ),
-        (
-            {"output_error": "no space left on device", "output_dropped_bytes": 5},
-            "output could not be written: 5 bytes were lost: no space left on device",
-        ),
-    ],
-)
-def test_ends_that_the_user_is_told_of(
-    session: Session, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], words: str
-) -> None:
-    session.report = REPORT.replace(**changes)
-    assert main(["run", "--timeout=5s", "root", "cmd"]) == session.report.exit_code
-    assert words in capsys.readouterr().err
-
-
 def test_errors_of_a_session(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     session.error = CommandNotFound("cannot run x", cause="no such program")
     assert main(["run", "root", "x"]) == 127
@@ -174,6 +150,11 @@ def test_all_problems_at_once_of_a_line_with_an_unknown_policy(
     assert main(["run", "--policy=nope", "./nope", "ls"]) == 2
     assert "  rootfs: " in capsys.readouterr().err
     assert session.calls == []
+
+
+def test_a_root_that_is_no_text_is_shown_by_its_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", os.fsdecode(b"./\xff"), "cmd"]) == 125
+    assert 'cannot use "./\\xff" as the root' in capsys.readouterr().err
 
 
 def test_a_policy_at_fault_is_not_wrong_usage(
@@ -304,6 +285,12 @@ def test_completion_scripts(capsys: pytest.CaptureFixture[str], shell: str) -> N
         ("sbx run --stor", "plain,--storage"),
         ("sbx run --storage co", "plain,copy"),
         ("sbx run --policy st", "plain,strict"),
+        ("sbx run --cap-add NET_A", "plain,NET_ADMIN"),
+        ("sbx run --cap-drop A", "plain,ALL"),
+        ("sbx run --ulimit nof", "plain,nofile="),
+        ("sbx run --security-opt se", "plain,seccomp="),
+        ("sbx run --security-opt seccomp = un", "plain,unconfined"),
+        ("sbx run --security-opt = seccomp = un", "plain,unconfined"),
         ("sbx run --volume x", "dir,x"),
         ("sbx run --policy = st", "plain,strict"),
         ("sbx run --policy =", "plain,strict"),

@@ -26,7 +26,10 @@ def test_every_mode_has_its_row_and_every_service_its_driver() -> None:
 def test_the_host_network_is_a_degradation() -> None:
     lost: list[Degradation] = []
     assert network.network_steps(policy("host"), lost) == []
-    assert [one.layer for one in lost] == ["network"]
+    assert [(one.layer, one.quiet) for one in lost] == [("network", False)]
+    asked = Layer("options", {"network": {"mode": "host"}}, {"network.mode": "--network"})
+    network.network_steps(build_policy([*load_policy("default"), asked]), lost)
+    assert lost[1].quiet
 
 
 @pytest.mark.parametrize("loopback", [True, False])

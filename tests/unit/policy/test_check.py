@@ -57,7 +57,10 @@ DATA = {"source": "/srv", "target": "/data"}
             "filesystem.tmpfs./tmp: 32768 inodes become 99999",
         ),
         ({"network": {"mode": "host"}}, 'network.mode: "none" becomes "host"'),
-        ({"network": {"loopback": True}}, "network.loopback: false becomes true"),
+        (
+            {"network": {"loopback": True}},
+            "network.loopback: false becomes true, but TCP over it needs landlock.tcp = false",
+        ),
         ({"process": {"timeout": "10m"}}, "process.timeout: 5m becomes 10m"),
         ({"process": {"timeout": 0}}, "process.timeout: 5m becomes no bound"),
         ({"process": {"output_limit": 0}}, "process.output_limit: 16M becomes no bound"),
@@ -164,3 +167,8 @@ def test_the_built_in_list() -> None:
     found = available()
     assert [name for name, _, _ in found] == ["ci", "default", "permissive", "strict"]
     assert all(summary for _, _, summary in found)
+
+
+def test_a_loopback_that_is_of_use() -> None:
+    found = against_strict({"network": {"loopback": True}, "landlock": {"tcp": False}})
+    assert found == ["network.loopback: false becomes true", "landlock.tcp: true becomes false"]
