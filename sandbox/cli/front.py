@@ -41,19 +41,62 @@ _EXPLAIN_HELP = """Show what `sbx run` with the same arguments would do, and sta
 Every step names where it came from: a policy, an option, or sbx itself.
 """
 _TABLE_COMMANDS = {"run": (_RUN_HELP, _RUN_EPILOG), "explain": (_EXPLAIN_HELP, "")}
-_SHORT_HELP = {
-    "run": "Run a command in a sandbox.",
-    "explain": "Show the plan of a run and where each step comes from.",
-    "exec": "Run a further command in a running sandbox.",
-    "ps": "List sandboxes.",
-    "cp": "Copy files into and out of a running sandbox.",
-    "policy": "List, show and check policies.",
-    "doctor": "Find out what this machine can do, with cures for what it cannot.",
-    "rootfs": "Make root file systems.",
-    "layer": "Handle what runs with --persist have kept.",
-    "version": "Show the version.",
-    "completion": "Print the completion script of a shell.",
-}
+# Sections of the help: each command, the module it is in where it is not its own, what it does.
+_SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Run",
+        (
+            ("run", "", "Run a command in a sandbox."),
+            ("exec", "", "Run a further command in a running sandbox."),
+            ("cp", "", "Copy files into and out of a running sandbox."),
+            ("explain", "", "Show the plan of a run and where each step comes from."),
+        ),
+    ),
+    (
+        "Living sandboxes",
+        (
+            ("attach", "", "Connect to the command of a sandbox in the background."),
+            ("wait", "control", "Wait for the end of sandboxes; print their exit codes."),
+            ("stop", "control", "End sandboxes, after a while by force."),
+            ("kill", "control", "Send a signal to sandboxes, KILL to all their processes."),
+            ("pause", "control", "Stop all processes of sandboxes for a while."),
+            ("unpause", "control", "Let paused sandboxes go on."),
+            ("rename", "control", "Give a sandbox another name."),
+            ("rm", "control", "Remove what is kept of sandboxes that have ended."),
+            ("prune", "control", "Remove all sandboxes that have ended."),
+        ),
+    ),
+    (
+        "Look",
+        (
+            ("ps", "", "List sandboxes."),
+            ("logs", "", "Show the output of a sandbox in the background."),
+            ("inspect", "look", "Show everything that is known of sandboxes."),
+            ("top", "look", "List the processes of a sandbox."),
+            ("stats", "look", "Show what sandboxes use."),
+            ("port", "look", "List the published ports of a sandbox."),
+            ("events", "look", "Show what happens to sandboxes."),
+        ),
+    ),
+    (
+        "Files and policies",
+        (
+            ("rootfs", "", "Make root file systems."),
+            ("layer", "", "Handle what runs with --persist have kept."),
+            ("policy", "", "List, show and check policies."),
+        ),
+    ),
+    (
+        "This machine",
+        (
+            ("doctor", "", "Find out what this machine can do, with cures for what it cannot."),
+            ("version", "", "Show the version."),
+            ("completion", "", "Print the completion script of a shell."),
+        ),
+    ),
+)
+_MODULES = {name: module for _, rows in _SECTIONS for name, module, _ in rows}
+_SHORT_HELP = {name: text for _, rows in _SECTIONS for name, _, text in rows}
 
 
 def _identifier(option: Option) -> str:
@@ -147,12 +190,15 @@ class _Commands(CommandGroup):
             return completion.command
         if cmd_name not in _SHORT_HELP:
             return None
-        command: click.Command = import_module(f"sandbox.cli.commands.{cmd_name}").command
+        family = import_module(f"sandbox.cli.commands.{_MODULES[cmd_name] or cmd_name}")
+        command: click.Command = getattr(family, cmd_name if _MODULES[cmd_name] else "command")
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_SHORT_HELP.items()))
+        width = max(map(len, _SHORT_HELP))
+        for title, rows in _SECTIONS:
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, _, text in rows])
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

@@ -12,7 +12,7 @@ from sandbox.cli import render
 from sandbox.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     _ParamType = click.ParamType[Any]
 else:
@@ -74,6 +74,20 @@ class SandboxName(_ParamType):
 
 living = click.argument("sandbox", type=SandboxName(dead=False), metavar="SANDBOX")
 known = click.argument("sandbox", type=SandboxName(dead=True), metavar="SANDBOX")
+several_living, several_known = (
+    click.argument(
+        "sandboxes", nargs=-1, required=True, type=SandboxName(dead=dead), metavar="SANDBOX..."
+    )
+    for dead in (False, True)
+)
+debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
+
+
+def format_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--format, of which the first choice is the default."""
+    return click.option(
+        "--format", "form", type=click.Choice(choices), default=choices[0], help="How it is shown."
+    )
 
 
 class CommandGroup(_OwnHelp, click.Group):

@@ -101,6 +101,31 @@ def show_text(text: str) -> None:
     _print(text.rstrip("\n").split("\n"))
 
 
+def show_bytes(stream: TextIO | None, data: bytes) -> None:
+    """Write bytes that are not ours on standard output or error as they are, all of them.
+
+    Raises OutputError, and BrokenPipeError for a reader that went away.
+    """
+    name = "standard output" if stream is sys.stdout else "standard error"
+    if stream is None:
+        raise OutputError(f"cannot write to {name}", cause="it is closed")
+    fd, left = stream.fileno(), memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            from select import POLLOUT, poll
+
+            waiting = poll()
+            waiting.register(fd, POLLOUT)
+            waiting.poll()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            cause = (error.strerror or str(error)).lower()
+            raise OutputError(f"cannot write to {name}", cause=cause) from error
+
+
 def note(*lines: str) -> None:
     """Print lines for people on standard error."""
     _tell([escape(line) for line in lines])

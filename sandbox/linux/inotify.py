@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-MODIFY, MOVED_TO, CREATE, DELETE, DELETE_SELF = 0x2, 0x80, 0x100, 0x200, 0x400
+MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK, IN_CLOEXEC have their values
 _EVENTS_BYTES = 65536
 
@@ -31,12 +31,8 @@ class Watch:
         self._fd = _checked(_libc().inotify_init1(_FLAGS))
 
     def add(self, path: str, mask: int) -> None:
-        """Watch a folder for the events of `mask`."""
-        try:
-            _checked(_libc().inotify_add_watch(self._fd, os.fsencode(path), mask))
-        except OSError:
-            self.close()
-            raise
+        """Watch a folder or file for the events of `mask`. Raises OSError."""
+        _checked(_libc().inotify_add_watch(self._fd, os.fsencode(path), mask))
 
     def fileno(self) -> int:
         """The descriptor to poll."""

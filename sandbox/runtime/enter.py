@@ -16,6 +16,7 @@ from sandbox.plan.request import Degradation, Plan, Step
 from sandbox.plan.wire import decode, encode
 from sandbox.record import Record
 from sandbox.runtime import keeper
+from sandbox.runtime.history import read_history
 from sandbox.runtime.report import Report, Subject, make_report
 from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
 from sandbox.runtime.streams import Streams
@@ -76,6 +77,10 @@ def enter_turns(folder: Folder, command: Command, connection: Connection) -> Tur
     try:
         plan = None
         with keeper.Keeper(folder) as kept:
+            if read_history(folder).state == "paused":
+                raise StateError(
+                    f"sandbox {folder.name} is paused", hint=f"sbx unpause {folder.name}"
+                )
             namespaces = kept.namespaces()
         try:
             plan = plan_entry(folder, command, namespaces)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     State = Literal["created", "running", "paused", "restarting", "exited", "dead"]
 
 _TIME = struct.Struct("<Q")
-_ENTRY_BYTES = _TIME.size + events.RECORD_BYTES
+ENTRY_BYTES = _TIME.size + events.RECORD_BYTES
 
 
 class Moment(Record):
@@ -63,18 +63,22 @@ class History(Record):
 def moments(data: bytes) -> tuple[Moment, ...]:
     """Decode the records; an incomplete last one (a full disk) is left out."""
     found = []
-    for at in range(0, len(data) - _ENTRY_BYTES + 1, _ENTRY_BYTES):
+    for at in range(0, len(data) - ENTRY_BYTES + 1, ENTRY_BYTES):
         (nanoseconds,) = _TIME.unpack_from(data, at)
-        event = events.decode(data[at + _TIME.size : at + _ENTRY_BYTES])
+        event = events.decode(data[at + _TIME.size : at + ENTRY_BYTES])
         if event is not None:
             found.append(Moment(nanoseconds / 1e9, event))
     return tuple(found)
 
 
 def read_history(folder: Folder) -> History:
-    """The life of one sandbox as its folder tells it."""
+    """The life of one sandbox as its folder tells it. Raises SetupError for a damaged file."""
     alive = folder.lives()  # first: what is read afterwards is complete when it was dead
-    found = moments(folder.read("events"))
+    return conclude(moments(folder.read("events")), alive=alive)
+
+
+def conclude(found: tuple[Moment, ...], *, alive: bool) -> History:
+    """The life that these records tell of, of a sandbox that is alive or not."""
     status: int | None = None
     starts, started, ended, paused, timed_out, state = 0, 0.0, 0.0, False, False, "created"
     for moment in found:

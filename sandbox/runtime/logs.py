@@ -7,34 +7,35 @@ order in which the output came, in two files of which the older one goes when bo
 from __future__ import annotations
 
 import os
-import select
 import struct
 from collections import deque
 
+from sandbox.errors import StateError
 from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sandbox.linux.inotify import Watch
-    from sandbox.runtime.keeper import Keeper
     from sandbox.runtime.registry import Folder
 
 STDOUT, STDERR = 1, 2
+ENTRY_MOST = 1 << 20  # bytes; the launcher writes less at once
 
 _HEAD = struct.Struct("<QIB3x")
 _POSITION = struct.Struct("<Q")
+_FIRST_BYTES = _HEAD.size + _POSITION.size
 _CHUNK = 1 << 20
+_ATTEMPTS = 3
 
 
 class Output(Record):
-    """Some bytes of one stream (STDOUT, STDERR) and when they came, in seconds since the epoch.
+    """Some bytes of one stream (STDOUT, STDERR) and when they came, in ns since the epoch.
 
     `lost`: how many bytes of the log were gone before the reader came to them.
     """
 
-    at_s: float
+    at_ns: int
     stream: int
     data: bytes
     lost: int = 0
@@ -46,8 +47,15 @@ class LogReader:
     def __init__(self, folder: Folder, *, at_end: bool = False) -> None:
         self._folder = folder
         self._file = -1
+        self._start = -1  # how many bytes of the log lie before the file that was opened last
+        self._next = 0  # the place in the whole log of what comes next
         self._rest = b""
-        self._next = self._end() if at_end else 0  # the place in the whole log of what comes next
+        found = self._try_open("log") if at_end else None
+        if found:
+            self._start, self._file = found
+            self._next = self._start
+            for _ in self._entries(self._end(), shown=False):
+                pass
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -56,32 +64,57 @@ class LogReader:
             self._file = -1
 
     def read(self) -> Iterator[Output]:
-        """Everything that is there and was not read yet."""
-        while True:
-            if self._file < 0 and not self._open_next():
+        """Everything that is there by now and was not read yet, and hardly more of a flood.
+
+        Raises StateError for a damaged log.
+        """
+        end = self._end()
+        while self._file >= 0 or self._open_next():
+            yield from self._entries(end)
+            if self._next >= end or not self._moved_on():
                 return
-            yield from self._entries()
-            if not self._moved_on():
-                return
-            yield from self._entries()  # what came between the last read and the renaming
+            yield from self._entries(end)  # what came between the last read and the renaming
             self.close()
 
+    def _end(self) -> int:
+        """The place in the whole log where it ends now."""
+        found = self._try_open("log") or self._try_open("log.1")
+        if found is None:
+            return self._next
+        try:
+            return found[0] + os.fstat(found[1]).st_size
+        finally:
+            os.close(found[1])
+
     def _open_next(self) -> bool:
-        """Open the file that holds the next byte: the older one, unless it is behind us."""
-        for name in ("log.1", "log"):
-            try:
-                fd = self._folder.open(name)
-            except FileNotFoundError:
-                continue
-            start = _start(fd)
-            behind = name == "log.1" and (start or 0) + os.fstat(fd).st_size <= self._next
-            if start is None or behind:
-                os.close(fd)
-                continue
-            self._file, self._rest = fd, b""
-            os.lseek(fd, max(0, self._next - start), os.SEEK_SET)
-            return True
+        """Open the file after the one that was read last, the older one if both come after it."""
+        for _ in range(_ATTEMPTS):
+            found = [pair for name in ("log.1", "log") if (pair := self._try_open(name))]
+            later = sorted(pair for pair in found if pair[0] > self._start)
+            chosen = later[0] if later else None
+            # A file may have been renamed between the two looks: then it looks like a gap.
+            again = chosen is not None and chosen is found[-1] and chosen[0] > self._next
+            for pair in found:
+                if pair is not chosen or again:
+                    os.close(pair[1])
+            if chosen and not again:
+                self._start, self._file = chosen
+                self._rest = b""
+            if not again:
+                return chosen is not None
         return False
+
+    def _try_open(self, name: str) -> tuple[int, int] | None:
+        """(bytes before it, descriptor) of a file, None when it is not there (yet)."""
+        try:
+            fd = self._folder.open(name)
+        except FileNotFoundError:
+            return None
+        head = os.pread(fd, _FIRST_BYTES, 0)
+        if len(head) < _FIRST_BYTES:
+            os.close(fd)
+            return None
+        return int(_POSITION.unpack_from(head, _HEAD.size)[0]), fd
 
     def _moved_on(self) -> bool:
         """Whether the file that is being read is the present one no longer."""
@@ -92,81 +125,68 @@ class LogReader:
         mine = os.fstat(self._file)
         return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino)
 
-    def _entries(self) -> Iterator[Output]:
+    def _entries(self, until: int, *, shown: bool = True) -> Iterator[Output]:
         while data := os.read(self._file, _CHUNK):
-            self._rest += data
-            at = 0
-            while len(self._rest) - at >= _HEAD.size:
-                nanoseconds, length, stream = _HEAD.unpack_from(self._rest, at)
-                end = at + _HEAD.size + length
-                if end > len(self._rest):
+            whole, at = self._rest + data, 0
+            while len(whole) - at >= _HEAD.size:
+                at_ns, length, stream = _HEAD.unpack_from(whole, at)
+                if stream > STDERR or length > ENTRY_MOST:
+                    raise self._damaged()
+                body, end = at + _HEAD.size, at + _HEAD.size + length
+                if end > len(whole):
                     break
-                body = self._rest[at + _HEAD.size : end]
-                lost = self._lost(stream, body)
+                if not stream:
+                    lost = self._skip_to(whole[body:end])
+                    if lost:
+                        yield Output(at_ns, STDERR, b"", lost)
+                elif shown:
+                    yield Output(at_ns, stream, whole[body:end])
                 self._next += end - at
-                if stream or lost:
-                    yield Output(nanoseconds / 1e9, stream or STDERR, body * bool(stream), lost)
                 at = end
-            self._rest = self._rest[at:]
+            self._rest = whole[at:]
+            if self._next >= until:
+                return
 
-    def _lost(self, stream: int, body: bytes) -> int:
-        """How many bytes are missing before this entry: the head of a file tells its place."""
-        if stream or len(body) != _POSITION.size:
-            return 0
+    def _damaged(self) -> StateError:
+        return StateError(
+            f"the log of sandbox {self._folder.name} is damaged",
+            cause=f"no entry begins at byte {max(0, self._next - self._start)} of a file",
+            hint="nothing after that can be read",
+        )
+
+    def _skip_to(self, body: bytes) -> int:
+        """How many bytes are missing before a file: its first entry tells its place."""
+        if len(body) != _POSITION.size:
+            raise self._damaged()
         (place,) = _POSITION.unpack(body)
         lost = max(0, place - self._next)
         self._next = place
         return int(lost)
 
-    def _end(self) -> int:
-        for name in ("log", "log.1"):
-            try:
-                fd = self._folder.open(name)
-            except FileNotFoundError:
-                continue
-            try:
-                return (_start(fd) or 0) + os.fstat(fd).st_size
-            finally:
-                os.close(fd)
-        return 0
+
+def lines_of(outputs: Iterable[Output]) -> Iterator[Output]:
+    """The same output with each line of a stream in one piece, in the order of their ends.
+
+    The time of a line is that of its first byte. What has no end yet comes last.
+    """
+    begun: dict[int, list[Output]] = {}
+    for output in outputs:
+        *ended, rest = output.data.split(b"\n")
+        for line in ended:
+            yield _joined(begun.pop(output.stream, []), output.replace(data=line + b"\n"))
+        if rest:
+            begun.setdefault(output.stream, []).append(output.replace(data=rest))
+    for pieces in sorted(begun.values(), key=lambda pieces: pieces[0].at_ns):
+        yield _joined(pieces[:-1], pieces[-1])
 
 
-def _start(fd: int) -> int | None:
-    """How many bytes the files before this one held."""
-    head = os.pread(fd, _HEAD.size + _POSITION.size, 0)
-    if len(head) < _HEAD.size + _POSITION.size:
-        return None
-    return int(_POSITION.unpack_from(head, _HEAD.size)[0])
-
-
-def _lines(data: bytes) -> list[bytes]:
-    *whole, rest = data.split(b"\n")
-    return [*(line + b"\n" for line in whole), rest]
+def _joined(before: list[Output], last: Output) -> Output:
+    if not before:
+        return last
+    data = b"".join(piece.data for piece in before) + last.data
+    return last.replace(data=data, at_ns=before[0].at_ns)
 
 
 def tail(outputs: Iterable[Output], lines: int) -> list[Output]:
-    """The last `lines` lines of what came, by the order of their ends."""
-    last: deque[Output] = deque(maxlen=lines)
-    open_lines: dict[int, Output] = {}
-    for output in outputs:
-        for piece in filter(None, _lines(output.data)):
-            before = open_lines.pop(output.stream, None)
-            whole = output.replace(data=(before.data if before else b"") + piece, lost=0)
-            if piece.endswith(b"\n"):
-                last.append(whole)
-            else:
-                open_lines[output.stream] = whole
-    last.extend(sorted(open_lines.values(), key=lambda output: output.at_s))
-    return list(last)
-
-
-def wait_for_more(watch: Watch, keeper: Keeper | None, *others: int) -> set[int]:
-    """Wait until the log grows, the sandbox ends or one of `others` is readable: which ones."""
-    poller = select.poll()
-    wanted = [watch.fileno(), *others] + ([keeper.fileno()] if keeper else [])
-    for fd in wanted:
-        poller.register(fd, select.POLLIN)
-    ready = {fd for fd, _ in poller.poll()}
-    if watch.fileno() in ready:
-        watch.clear()
-    return ready
+    """The last `lines` lines of what came."""
+    return list(deque(lines_of(outputs), maxlen=lines))

@@ -235,7 +235,8 @@ class Supervisor:
         if event is None:
             return
         self._last[event.kind] = event
-        if event.kind == events.TTY and descriptors and self._streams.master < 0:
+        attached = not self._detach and self._streams.master < 0
+        if event.kind == events.TTY and descriptors and attached:
             master = descriptors.pop()
             self._streams.attach_terminal(master)
             if self._terminal:

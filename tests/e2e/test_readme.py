@@ -13,14 +13,16 @@ import pytest
 from tests.conftest import Sbx
 
 README = Path(__file__).parents[2] / "README.md"
+TITLES = ("Five minutes", "Sandboxes that stay")
 # `sbx doctor` says 1 where this host lacks something; that is its answer, not a failure.
 ANSWERS = {"sbx doctor": {0, 1}}
 
 
 def tour() -> list[tuple[str, str]]:
     """The blocks of the tour, as (language, text)."""
-    text = README.read_text().partition("## Five minutes")[2].partition("\n## ")[0]
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    whole = README.read_text()
+    parts = [whole.partition(f"## {title}\n")[2].partition("\n## ")[0] for title in TITLES]
+    return re.findall(r"^```(\w+)\n(.*?)^```$", "\n".join(parts), re.MULTILINE | re.DOTALL)
 
 
 def commands(block: str) -> list[str]:

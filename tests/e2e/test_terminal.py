@@ -1,91 +1,19 @@
 """-t: a terminal of the sandbox's own, between it and the caller's."""
 
-import fcntl
 import os
-import pty
-import select
-import signal
-import struct
 import termios
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Sbx
-
-
-@dataclass
-class Terminal:
-    """A child on a terminal of its own, whose master end the test holds."""
-
-    pid: int
-    master: int
-    seen: bytes = b""
-    status: int | None = None
-
-    def wait_for(self, text: bytes, timeout_s: float = 20) -> bytes:
-        """Read until `text` is there."""
-        end = time.monotonic() + timeout_s
-        while text not in self.seen:
-            assert time.monotonic() < end, f"no {text!r} in {self.seen!r}"
-            self._read(0.2)
-        return self.seen
-
-    def _read(self, timeout_s: float) -> bool:
-        if not select.select([self.master], [], [], timeout_s)[0]:
-            return True
-        try:
-            data = os.read(self.master, 65536)
-        except OSError:
-            return False
-        self.seen += data
-        return bool(data)
-
-    def end(self, timeout_s: float = 20) -> int:
-        """Read to the end; return the exit code."""
-        end = time.monotonic() + timeout_s
-        while self._read(0.2):
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                self.status = status
-                while select.select([self.master], [], [], 0.1)[0] and self._read(0):
-                    pass
-                break
-            assert time.monotonic() < end, self.seen
-        if self.status is None:
-            self.status = os.waitpid(self.pid, 0)[1]
-        return os.waitstatus_to_exitcode(self.status)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Change the size, as a terminal emulator does."""
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+from tests.support.terminals import Terminal, Terminals
 
 
 @pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
-    yield opened
-    for terminal in opened:
-        os.close(terminal.master)
-        if terminal.status is None:
-            os.kill(terminal.pid, signal.SIGKILL)
-            os.waitpid(terminal.pid, 0)
-
-
-@pytest.fixture
-def terminal(sbx: Sbx, rootfs: Path, terminals: list[Terminal]):  # type: ignore[no-untyped-def]
+def terminal(sbx: Sbx, rootfs: Path, terminals: Terminals):  # type: ignore[no-untyped-def]
     def start(*words: str, options: tuple[str, ...] = ("-it",)) -> Terminal:
-        argv = [sbx.path, "run", *options, str(rootfs), *words]
-        pid, master = pty.fork()
-        if pid == 0:
-            os.execve(argv[0], argv, sbx.env)
-        found = Terminal(pid, master)
-        found.resize(30, 100)
-        terminals.append(found)
-        return found
+        return terminals.start([sbx.path, "run", *options, str(rootfs), *words], sbx.env)
 
     return start
 
