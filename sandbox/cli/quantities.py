@@ -22,8 +22,12 @@ def parse_time(text: str, now_ns: int | None = None) -> int:
     except ValueError:
         pass
     try:
-        # fromisoformat(3.11) takes any number of digits of a second, and keeps six.
-        return round(datetime.fromisoformat(text).timestamp() * 1_000_000) * 1000
+        head, point, rest = text.partition(".")
+        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+        if point and not digits:
+            raise ValueError
+        whole = datetime.fromisoformat(head + rest[len(digits) :])  # it keeps six digits itself
+        return int(whole.timestamp()) * _NS + int(digits[:9].ljust(9, "0"))
     except (ValueError, OverflowError, OSError):
         raise ValueError(
             f"{quote(text)} must be a time such as 10m (ago), 2026-01-31T12:00:00Z, or seconds "

@@ -185,9 +185,9 @@ def test_rm_removes_the_copy_of_the_root(sbx: Sbx, detached: Detached) -> None:
 
 
 def test_prune_removes_what_has_ended_and_says_what(sbx: Sbx, detached: Detached) -> None:
+    living = detached(*FOREVER)
     one = detached("sh", "-c", "echo output", options=("--name", "first"))
     two = detached("true", options=("--storage", "copy"))
-    living = detached(*FOREVER)
     sbx("wait", one, two)
     done = sbx("prune", "-f")
     assert done.returncode == 0
