@@ -193,10 +193,11 @@ def remove(folder: Folder, *, force: bool = False) -> None:
 def remove_workspaces() -> list[str]:
     """Remove the copies of root file systems whose sandboxes are gone; their paths."""
     from sandbox.host.probe import host_facts
-    from sandbox.runtime.state import reap_leftovers
+    from sandbox.linux.workspace import reap_leftovers
     from sandbox.services.storage import remove_tree
 
     try:
-        return reap_leftovers(host_facts(), remove_tree)
+        facts = host_facts()
+        return reap_leftovers(lambda path: remove_tree(path, facts))
     except SbxError:  # a host that lacks what is needed has made none
         return []
