@@ -186,16 +186,8 @@ def rm(sandboxes: tuple[str, ...], force: bool) -> int:
         return True
 
     words = [word for word in sandboxes if not force or known(word)]
-    copies = False
-
-    def remove(folder: Folder) -> None:
-        nonlocal copies
-        copies = copies or folder.description.storage == "copy"
-        control.remove(folder, force=force)
-
-    code = _Several(words).do(remove)
-    if copies:
-        control.remove_workspaces()
+    code = _Several(words).do(lambda folder: control.remove(folder, force=force))
+    control.remove_workspaces()
     return code
 
 
