@@ -91,6 +91,28 @@ def test_a_reader_that_keeps_up_misses_nothing(
         reader.close()
 
 
+@given(st.lists(st.integers(0, 60), max_size=60), st.integers(0, 60))
+def test_a_slow_reader_finds_the_end_and_is_told_of_each_gap(sizes: list[int], first: int) -> None:
+    with place() as folder:
+        writer, reader = Writer(folder.path, 300), LogReader(folder)
+        found: list[Output] = []
+        for at, size in enumerate(sizes):
+            writer.write(1, bytes((at,)) + b"x" * size)
+            if at == first:
+                found += reader.read()
+        found += reader.read()
+        place_of_next = 0
+        for output in found:
+            if output.lost:
+                place_of_next = -1
+            else:
+                assert place_of_next in (-1, output.data[0])
+                place_of_next = output.data[0] + 1
+        assert place_of_next == len(sizes)
+        writer.close()
+        reader.close()
+
+
 @given(PIECES)
 def test_from_the_end_only_what_comes_later_is_read(pieces: list[tuple[int, bytes]]) -> None:
     with place() as folder:
