@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sandbox.api.box import AsyncSandbox, Sandbox
     from sandbox.api.call import Result
     from sandbox.api.executor import RemoteError, SandboxExecutor, WorkerEnded
-    from sandbox.api.failed import CommandFailed
+    from sandbox.api.failed import CommandFailed, TimeoutExpired
     from sandbox.api.host import Explanation, Host, explain
     from sandbox.api.policy import Policy
     from sandbox.api.popen import Popen
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         SbxError,
         SetupError,
         StateError,
-        TimeoutExpired,
         UsageError,
     )
     from sandbox.policy.model import Mount
@@ -75,7 +74,7 @@ _HOMES = {
     "sandbox.api.box": ("AsyncSandbox", "Sandbox"),
     "sandbox.api.call": ("Result",),
     "sandbox.api.executor": ("RemoteError", "SandboxExecutor", "WorkerEnded"),
-    "sandbox.api.failed": ("CommandFailed",),
+    "sandbox.api.failed": ("CommandFailed", "TimeoutExpired"),
     "sandbox.api.host": ("Explanation", "Host", "explain"),
     "sandbox.api.policy": ("Policy",),
     "sandbox.api.popen": ("Popen",),

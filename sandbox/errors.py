@@ -15,8 +15,9 @@ SbxError                     what / cause / hint, exit code 125
 │   ├── SandboxIsADirectory      IsADirectoryError
 │   ├── SandboxNotADirectory     NotADirectoryError
 │   └── SandboxPermissionError   PermissionError
-├── OutputError              what was asked for cannot be printed (1), OSError
-└── TimeoutExpired           the time limit ended the sandbox (124), TimeoutError
+└── OutputError              what was asked for cannot be printed (1), OSError
+
+In api/failed, for they are subprocess's errors too: CommandFailed, TimeoutExpired (124).
 """
 
 from __future__ import annotations
@@ -153,21 +154,3 @@ class OutputError(SbxError, OSError):
     """Standard output does not take what a command has to show."""
 
     exit_code = EXIT_OUTPUT
-
-
-class TimeoutExpired(SbxError, TimeoutError):
-    """The time limit ended the sandbox: `result` holds what was captured until then.
-
-    Or a wait for a command that goes on was over: then `result` is None, and `stdout`, `stderr`
-    what `communicate` had read.
-    """
-
-    exit_code = EXIT_TIMEOUT
-
-    def __init__(
-        self, what: str, *, result: object = None, stdout: object = None, stderr: object = None
-    ) -> None:
-        super().__init__(what)
-        self.result = result
-        self.stdout = getattr(result, "stdout", stdout)
-        self.stderr = getattr(result, "stderr", stderr)

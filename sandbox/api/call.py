@@ -13,7 +13,7 @@ from sandbox.api.wiring import (
     input_of,
     output_of,
 )
-from sandbox.errors import TimeoutExpired, UsageError
+from sandbox.errors import UsageError
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -131,7 +131,9 @@ class Call:
         if report.reason == "timeout":
             seconds = round(report.wall_s, 1)
             what = f"{self.words[0]!r} was ended after {seconds} seconds"
-            raise TimeoutExpired(what, result=result)
+            from sandbox.api.failed import TimeoutExpired
+
+            raise TimeoutExpired(what, self.words, seconds, result=result)
         if self._check:
             result.check_returncode()
         return result

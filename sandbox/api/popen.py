@@ -11,7 +11,7 @@ from sandbox.api.exchange import Exchange
 from sandbox.api.life import Ends, Life
 from sandbox.api.run import understand
 from sandbox.api.wishes import words_of
-from sandbox.errors import TimeoutExpired, UsageError
+from sandbox.errors import UsageError
 from sandbox.runtime.orders import Orders
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import IO, Any, Self, Unpack
 
+    from sandbox.api.failed import TimeoutExpired
     from sandbox.api.life import Connecting, OpenKeywords
     from sandbox.api.wishes import PolicyRef, Word
     from sandbox.runtime.report import Report
@@ -158,7 +159,10 @@ class Popen:
         return 0 if code is None else code
 
     def _still_running(self, timeout: float | None, **output: Any) -> TimeoutExpired:
-        return TimeoutExpired(f"{self.args[0]!r} goes on after {timeout} seconds", **output)
+        from sandbox.api.failed import TimeoutExpired
+
+        what = f"{self.args[0]!r} goes on after {timeout} seconds"
+        return TimeoutExpired(what, self.args, timeout or 0.0, **output)
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Feed `input`, read both outputs to their end, wait; return (stdout, stderr).

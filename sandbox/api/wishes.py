@@ -85,7 +85,18 @@ def overrides(
 
 
 def absolute_mount(mount: model.Mount) -> dict[str, object]:
-    """A mount as a policy file has it, its source seen from the current folder."""
+    """A mount as a policy file has it, its source seen from the current folder.
+
+    Raises UsageError for anything but a Mount.
+    """
+    from sandbox.policy.model import Mount
+
+    if not isinstance(mount, Mount):
+        raise UsageError(
+            "mounts must be values of sandbox.Mount",
+            cause=f"found {mount!r}",
+            hint='for -v ./src:/src:ro write sandbox.Mount("./src", "/src", read_only=True)',
+        )
     return {**dict(mount), "source": os.path.abspath(mount.source)}
 
 

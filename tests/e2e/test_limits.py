@@ -82,7 +82,16 @@ def test_a_warning_begins_a_line_of_its_own(sbx: Sbx, rootfs: Path) -> None:
     """What the payload wrote last need not end with one."""
     line = "sbx: warning: 1 bytes of output were dropped above the limit"
     for text, shown in (("abc", "ab\n"), ("a\\nc", "a\n")):
-        words = [sbx.path, "run", "--output-limit", "2", str(rootfs), "sh", "-c", f"printf '{text}'"]
+        words = [
+            sbx.path,
+            "run",
+            "--output-limit",
+            "2",
+            str(rootfs),
+            "sh",
+            "-c",
+            f"printf '{text}'",
+        ]
         both = subprocess.run(
             words, env=sbx.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
             check=False, text=True, stdin=subprocess.DEVNULL,

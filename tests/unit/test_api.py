@@ -339,3 +339,23 @@ def test_a_wrong_policy_names_the_words_that_made_it_so() -> None:
         policy.check()
     assert len(caught.value.problems) == 2
     assert "Policy.with_timeout" in str(caught.value)
+
+
+def test_mounts_are_no_strings(tmp_path: Path) -> None:
+    with pytest.raises(sandbox.UsageError) as caught:
+        sandbox.run(["ls"], rootfs=tmp_path, mounts=["./src:/s"])  # type: ignore[list-item]
+    assert "sandbox.Mount(" in caught.value.hint
+
+
+def test_a_timeout_is_that_of_subprocess_too() -> None:
+    error = sandbox.TimeoutExpired("it was ended", ["a", "b"], 2.5, stdout=b"x", stderr=b"y")
+    made: tuple[Any, ...] = (error, pickle.loads(pickle.dumps(error)))  # noqa: S301 (ours)
+    for again in made:
+        assert {subprocess.TimeoutExpired, TimeoutError} <= set(type(again).__mro__)
+        assert (again.cmd, again.timeout, again.output, again.stderr) == (
+            ["a", "b"],
+            2.5,
+            b"x",
+            b"y",
+        )
+        assert (str(again), again.stdout, again.exit_code) == ("it was ended", b"x", 124)
