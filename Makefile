@@ -3,7 +3,7 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench native fuzz containment vm clean
+.PHONY: help setup run test lint bench soak native fuzz containment vm clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
@@ -13,6 +13,7 @@ help:
 	@echo "make native  C tests with AddressSanitizer and UBSan, and a short fuzz of the decoder"
 	@echo "make fuzz    a longer fuzz of the decoder (FUZZ_SECONDS, default 300) and of all Python readers"
 	@echo "make containment  run the probe under sbx and its peers, write docs/containment.md"
+	@echo "make soak    thousands of runs, hundreds at once, storms of kills (SBX_SOAK, default 20 times make test's)"
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
 	@echo "make vm      the tests of escapes and of the kernel again, on the kernel of User-Mode Linux"
 	@echo "make clean   remove what was built"
@@ -40,6 +41,9 @@ containment:
 
 vm:
 	@$(DO) packages-test user venv-dev build vm
+
+soak:
+	@$(DO) packages-test user venv-dev build soak
 
 bench:
 	@$(DO) packages-test user venv build debian bench

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import api, clock, costs, ours, payload, peers
+from bench import api, clock, costs, living, ours, payload, peers
 
 
 def main() -> None:
@@ -30,9 +30,10 @@ def main() -> None:
 
         shell = folder / "shell"
         sbx = str(Path(sys.executable).parent / "sbx")
-        made = [sbx, "rootfs", "from-host", str(shell), "sh", "sleep"]
+        made = [sbx, "rootfs", "from-host", str(shell), "sh", "sleep", "true"]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, timeout=60)
         costs.print_memory(shell, "sh")
+        living.main(shell, rounds)
         costs.print_filters(rounds)
 
         debian = os.environ.get("SBX_TEST_DEBIAN_OWN", "")

@@ -7,6 +7,7 @@ keeper's.
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import time
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.session import Notify
     from sandbox.runtime.task import Keeping, Task
+
+_DYING_S = 5.0
 
 
 class Kept:
@@ -67,12 +70,17 @@ class Kept:
                 has_init=process.init or keeping.idle,
             )
         )
-        self._locks = [lock]
+        self._locks: list[int] = []
         self._control: _socket.socket | None = None
+        self.hold(lock)
 
     def hold(self, lock: int) -> None:
         """Keep a descriptor of a locked file open as long as the sandbox lives; it is ours now."""
-        self._locks.append(lock)
+        # The launcher finds it under this number, which must be none of its own places.
+        try:
+            self._locks.append(fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, spawn.FIRST_PRIVATE))
+        finally:
+            os.close(lock)
 
     def adopt(self, plan: Plan, storage_reason: str) -> Plan:
         """The plan as it has to be executed; it is written down."""
@@ -131,7 +139,10 @@ class Kept:
     def discard(self) -> None:
         """It is dead, and nobody needs to know of it any more."""
         self._let_go()
-        self.folder.remove()
+        # With a launcher that was killed, init has the lock until it has died as well.
+        end = time.monotonic() + _DYING_S
+        while not self.folder.remove() and self.folder.lives() and time.monotonic() < end:
+            time.sleep(0.002)
         self.folder.close()
 
     def _let_go(self) -> None:

@@ -45,7 +45,7 @@ user_home() { getent passwd "$(user_name)" | cut -d: -f6; }
 as_user() {
     home=$(user_home)
     set -- env -i HOME="$home" USER="$(user_name)" LANG=C.UTF-8 PATH="$venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" \
-        ${SBX_CI:+SBX_CI=$SBX_CI} ${SBX_FUZZ_FACTOR:+SBX_FUZZ_FACTOR=$SBX_FUZZ_FACTOR} ${XDG_RUNTIME_DIR:+XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR} \
+        ${SBX_CI:+SBX_CI=$SBX_CI} ${SBX_FUZZ_FACTOR:+SBX_FUZZ_FACTOR=$SBX_FUZZ_FACTOR} ${SBX_SOAK:+SBX_SOAK=$SBX_SOAK} ${XDG_RUNTIME_DIR:+XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR} \
         SBX_TEST_SBX="$venv/bin/sbx" SBX_TEST_DEBIAN="$(debian_path)" SBX_TEST_DEBIAN_OWN="$(debian_own_path)" "$@"
     if [ "$(id -u)" = 0 ]; then
         (cd "$home" && exec setpriv --reuid="$test_user" --regid="$test_user" --init-groups \
@@ -360,6 +360,7 @@ for word; do
         pytest) run_pytest ;;
         vm) run_vm ;;
         demo) demo ;;
+        soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
         bench) bench ;;
         where) where ;;
         clean) clean ;;
