@@ -155,6 +155,8 @@ def _rootfs_error(path: str) -> RootfsError | None:
         )
     try:
         os.stat(f"{path}/.")  # as access(2) with the effective ids, which filters may refuse
-    except OSError:
-        return RootfsError(what, cause="permission denied", hint="chmod it, or run as its owner")
+    except OSError as error:
+        rights = isinstance(error, PermissionError)
+        hint = "chmod it, or run as its owner" if rights else "name another path that leads there"
+        return RootfsError(what, cause=(error.strerror or "").lower(), hint=hint)
     return None
