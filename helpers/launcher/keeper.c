@@ -203,6 +203,8 @@ static int pass_order(struct keeper *k, unsigned char order)
 {
 	if (k->pidfd < 0)
 		return errno = ESRCH, -1;
+	if ((order == ORDER_FREEZE || order == ORDER_THAW) && has_cgroup())
+		return cgroup_write("cgroup.freeze", order == ORDER_FREEZE ? "1" : "0");
 	/* A sandbox that is held takes the next byte as the word to go on. */
 	if (order && !k->ready)
 		return errno = EAGAIN, -1;

@@ -15,6 +15,7 @@
 #define NR_fsopen 430
 #define NR_fsconfig 431
 #define NR_fsmount 432
+#define NR_clone3 435
 #define NR_close_range 436
 #define NR_openat2 437
 #define NR_faccessat2 439
@@ -98,6 +99,22 @@ struct abi_cap_data {
 
 /* ioctl_ns(2), of a socket */
 #define ABI_SIOCGSKNS 0x894C
+
+/* clone3(2), as of Linux 5.7 */
+struct abi_clone_args {
+	uint64_t flags;
+	uint64_t pidfd;
+	uint64_t child_tid;
+	uint64_t parent_tid;
+	uint64_t exit_signal;
+	uint64_t stack;
+	uint64_t stack_size;
+	uint64_t tls;
+	uint64_t set_tid;
+	uint64_t set_tid_size;
+	uint64_t cgroup;
+};
+#define ABI_CLONE_INTO_CGROUP 0x200000000ULL
 
 /* ioctl_tty(2), keyctl(2), seccomp(2), prctl(2) */
 #define ABI_TIOCGPTPEER 0x5441

@@ -6,6 +6,8 @@
 #include "plan.h"
 #include "report.h"
 
+#include <limits.h>
+
 #define EXEC_INIT 0x1U /* the payload runs under an init of ours */
 #define EXEC_IDLE 0x2U /* there is no payload: init waits for those who join */
 
@@ -17,6 +19,7 @@ enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
 #define FD_EXEC_WATCH 104    /* the other end, in init or, without one, in the launcher */
 #define FD_LIFELINE 105	     /* init reads: 0 = mapped, 0 = released, then orders */
 #define FD_LIFELINE_END 106  /* the launcher's end: when it closes, init ends */
+#define FD_CGROUP 109	     /* the launcher: the directory of the sandbox's control group */
 
 /* Orders on the lifeline: 1 … 64 are signals to pass on. */
 #define ORDER_FREEZE 65 /* stop all processes */
@@ -97,6 +100,16 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 /* Kill all that descends from the process that has joined, and it; where that cannot be seen, it
  * does so itself once its lifeline ends. */
 void join_end(pid_t joined);
+
+/* The control group (cgroup.c): its directory taken from the channel, with its name, where the plan has
+ * one, and its limits set; a process cloned in it; what that process does before all else; a file of
+ * it written; its figures left in `folder` and itself removed. 0, a pid, or fail() / -1 with errno. */
+int cgroup_take(const struct plan *plan, char name[NAME_MAX + 1], struct failure *f);
+pid_t cgroup_clone(uint64_t flags, int *pidfd, int *inside);
+int cgroup_begin(uint64_t flags, int inside, struct failure *f);
+int cgroup_write(const char *file, const char *value);
+void cgroup_finish(const char *name, int folder);
+int has_cgroup(void);
 
 /* Used by both kinds of first process (init.c). */
 _Noreturn void become_payload(struct context *ctx, const struct plan *plan);

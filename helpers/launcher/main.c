@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#define READER_MS 1000
 #define KEPT_MOST 1024 /* descriptors that go into the sandbox or stay with us */
 
 /* The payload could reach our image as /proc/PID/exe: nobody may be able to write to it. */
@@ -144,8 +145,9 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct f
 	if (detached && keeper_make_stdio(keeper, stdio, f) < 0)
 		end_launcher(STAGE_CLONE, f);
 	/* Init makes the network namespace itself, beside its other work. */
-	uint32_t flags = take_u32(&op.body) & ~(uint32_t)CLONE_NEWNET;
-	pid_t pid = sys_clone(join.opcode ? 0 : flags, pidfd);
+	uint32_t flags = join.opcode ? 0 : take_u32(&op.body) & ~(uint32_t)CLONE_NEWNET;
+	int inside = 0;
+	pid_t pid = cgroup_clone(flags, pidfd, &inside);
 	if (pid < 0) {
 		fail(f, "clone");
 		end_launcher(STAGE_CLONE, f);
@@ -155,6 +157,8 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct f
 		close(FD_OWNER);
 		if (detached)
 			keeper_leave_to_child(keeper, stdio);
+		if (cgroup_begin(flags, inside, f) < 0)
+			give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
 		if (join.opcode)
 			join_main(plan, namespaces);
 		init_main(plan);
@@ -330,12 +334,26 @@ static int live(const struct plan *plan, struct keeper *keeper, struct failure *
 	return status;
 }
 
+/* Our owner reads the group's figures while we live: a service manager removes the folders of a
+ * scope as soon as nobody is left in it. */
+static void leave_cgroup(const struct plan *plan, const struct keeper *keeper, const char *name)
+{
+	struct pollfd reader = { keeper ? keeper->upstream : FD_CHANNEL, POLLIN, 0 };
+	if (!has_cgroup() || plan_has(plan, OP_JOIN))
+		return;
+	if (keeper && keeper->flags & KEEP_DETACHED)
+		cgroup_finish(name, FD_FOLDER);
+	else
+		poll(&reader, 1, READER_MS);
+}
+
 int main(void)
 {
 	static struct keeper kept;
 	struct keeper *keeper = NULL;
 	struct plan plan;
 	struct failure failure = { .op = -1 };
+	char cgroup_name[NAME_MAX + 1] = "";
 	int status;
 	sigset_t all;
 
@@ -346,6 +364,8 @@ int main(void)
 	close_strangers(&plan);
 	setsid();
 	umask(022);
+	if (cgroup_take(&plan, cgroup_name, &failure) < 0)
+		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
 	int wanted = keeper_open(&kept, &plan, &failure);
 	if (wanted < 0)
 		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
@@ -356,5 +376,6 @@ int main(void)
 		if (keeper)
 			keeper_finish(keeper);
 	} while (keeper && keeper_again(keeper));
+	leave_cgroup(&plan, keeper, cgroup_name);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

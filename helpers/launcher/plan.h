@@ -27,6 +27,8 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(ID_MAP, 2, PHASE_LAUNCHER, "uuLLss")           \
 	OPERATION(KEEP, 3, PHASE_LAUNCHER, "uuqqqG")             \
 	OPERATION(JOIN, 4, PHASE_LAUNCHER, "u")                  \
+	OPERATION(CGROUP, 5, PHASE_LAUNCHER, "")                 \
+	OPERATION(CGROUP_LIMIT, 6, PHASE_LAUNCHER, "ssu")        \
 	OPERATION(PRIVATE, 10, PHASE_SETUP, "")                  \
 	OPERATION(PROCFS, 11, PHASE_SETUP, "u")                  \
 	OPERATION(STAGE, 12, PHASE_SETUP, "qq")                  \

@@ -90,4 +90,15 @@ static inline pid_t sys_clone(unsigned long flags, int *pidfd)
 #endif
 }
 
+/* The same into the control group of a directory. A child that is moved later would wait for all
+ * forks of the machine to be over (cgroup_threadgroup_rwsem). */
+static inline pid_t sys_clone_into(uint64_t flags, int cgroup, int *pidfd)
+{
+	struct abi_clone_args args = { .flags = flags | ABI_CLONE_PIDFD | ABI_CLONE_INTO_CGROUP,
+				       .pidfd = (uint64_t)(uintptr_t)pidfd,
+				       .exit_signal = 17,
+				       .cgroup = (uint64_t)cgroup };
+	return (pid_t)syscall(NR_clone3, &args, sizeof(args));
+}
+
 #endif

@@ -14,7 +14,6 @@ from sandbox.cli.parse import misread
 from sandbox.errors import UsageError
 
 _NOT_YET = "not in this version"
-_NO_CGROUP = f"{_NOT_YET}: there are no limits for all processes together yet"
 _NO_PORTS = f"{_NOT_YET}: ports cannot be published; --network=host shows the host's network"
 _NO_IMAGES = f"{_NOT_YET}: ROOTFS is a folder, which an image is unpacked into first"
 _OWN_NAMESPACES = "not needed: a sandbox has namespaces of its own for everything"
@@ -26,10 +25,13 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     # docker and podman
     ("-p --publish", 1, _NO_PORTS),
     ("-P --publish-all", 0, _NO_PORTS),
-    ("-m --memory", 1, f"{_NO_CGROUP}; --ulimit as=BYTES bounds each process"),
-    ("--memory-swap --memory-reservation --shm-size", 1, _NO_CGROUP),
-    ("-c --cpus --cpu-shares --cpuset-cpus", 1, f"{_NO_CGROUP}; --ulimit cpu=SECONDS for each"),
-    ("--pids-limit", 1, f"{_NO_CGROUP}; --ulimit nproc=N bounds the processes of the sandbox"),
+    ("--shm-size", 1, "put it into a policy file: filesystem.shm"),
+    ("--cpu-quota --cpu-period", 1, "use --cpus NUMBER"),
+    ("--cpuset-mems --memory-swappiness --blkio-weight-device", 1, _NOT_YET),
+    ("--blkio-weight", 1, "use --io-weight"),
+    ("--device-read-bps --device-write-bps", 1, "use --io-max DEVICE:rbps=N,wbps=N"),
+    ("--device-read-iops --device-write-iops", 1, "use --io-max DEVICE:riops=N,wiops=N"),
+    ("--oom-kill-disable --oom-score-adj", 1, "the sandbox is always what goes first"),
     ("--privileged", 0, "not possible for a normal user; --policy permissive allows most"),
     ("--entrypoint", 1, "write the program after ROOTFS: sbx run ROOTFS PROGRAM [ARG]..."),
     ("--device", 1, "use -v DEVICE:DEVICE, for /dev/fuse, /dev/kvm and /dev/net/tun"),

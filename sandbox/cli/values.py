@@ -296,6 +296,25 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def number_or_unlimited(text: str) -> int | str:
+    """Return a whole number; -1 and 0, as docker and podman have it, mean "unlimited"."""
+    return "unlimited" if text in ("-1", "0", "unlimited") else whole_number(text)
+
+
+def cpu_shares(text: str) -> int:
+    """Return the weight (1 to 10000) of shares (2 to 262144), the scale of cgroup v1.
+
+    The curve that crun and runc agreed on, on which 1024 is 100, the default of both scales.
+    """
+    shares = whole_number(text)
+    if not 2 <= shares <= 262144:
+        raise ValueError(f"{quote(text)} must be 2 to 262144")
+    import math
+
+    power = math.log2(shares)
+    return min(10000, math.ceil(10 ** ((power * power + 125 * power) / 612 - 7 / 34)))
+
+
 def open_descriptor(text: str) -> int:
     """Return the number of a descriptor that the caller has open."""
     number = whole_number(text)

@@ -22,7 +22,7 @@ from sandbox.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 else:  # the module `signal` would import enum
     import _signal as signal
 
@@ -108,6 +108,13 @@ class Launched:
         self.pid = 0
         self.pidfd = self.stdin = self.stdout = self.stderr = -1
 
+    def let_go(self) -> None:
+        """The launcher has nothing left to wait for (main.c, leave_cgroup)."""
+        try:
+            self.channel.send(b"\0", _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        except OSError:
+            return
+
     def close(self) -> None:
         """Close the channel and every descriptor; a launcher that still lives then dies."""
         self.channel.close()
@@ -122,9 +129,11 @@ def launch(
     merge_stderr: bool = False,
     kept: Kept | None = None,
     namespaces: Mapping[int, int] | None = None,
+    cgroup: Callable[[int], tuple[str, int]] | None = None,
 ) -> Launched:
     """Start the launcher with `plan`; `pass_fds` keep their numbers inside. `namespaces`: those
-    of the sandbox that the plan joins, by place.
+    of the sandbox that the plan joins, by place. `cgroup` gets the launcher's pid and returns name and
+    directory of the control group, for which the launcher waits.
 
     Safe in threads: every descriptor is close-on-exec, no global state is touched. Raises
     SetupError, HostError when RLIMIT_NOFILE is too low, UsageError for a bad `pass_fds`.
@@ -135,8 +144,6 @@ def launch(
     try:
         channel, far = _channel(child)
         launched = Launched(ours, channel)
-        if namespaces is not None:
-            _hand_over(channel, namespaces)
         if kept and kept.detached:
             null = child.move(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             places = dict.fromkeys((0, 1, 2), null)
@@ -162,10 +169,17 @@ def launch(
             setsigdef=signal.valid_signals(),
         )
         launched.pidfd = _open_pidfd(ours, launched.pid)
+        if cgroup is not None:
+            name, folder = cgroup(launched.pid)
+            _hand_over(channel, os.fsencode(name), (folder,))
+        if namespaces is not None:
+            _hand_over(channel, bytes(namespaces), tuple(namespaces.values()))
         return launched
     except BaseException as error:
         if launched:
             launched.channel.close()
+            if launched.pidfd >= 0:  # it waits for what it will not get, and ends at once
+                os.waitid(os.P_PIDFD, launched.pidfd, os.WEXITED)
         ours.close_all()
         if isinstance(error, OSError) and not isinstance(error, SetupError | HostError):
             raise _cannot_start(error) from error
@@ -210,11 +224,10 @@ def _channel(child: Descriptors) -> tuple[_socket.socket, int]:
         far.close()
 
 
-def _hand_over(channel: _socket.socket, namespaces: Mapping[int, int]) -> None:
+def _hand_over(channel: _socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
     """Put the descriptors where the launcher finds them before any order."""
-    fds = struct.pack(f"{len(namespaces)}i", *namespaces.values())
-    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)
-    channel.sendmsg([bytes(namespaces)], [rights])
+    packed = struct.pack(f"{len(fds)}i", *fds)
+    channel.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
 
 
 def _connect(launched: Launched, child: Descriptors, *, merge_stderr: bool) -> dict[int, int]:

@@ -8,6 +8,7 @@ from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
 from sandbox.plan.network import hold_steps, network_mode, network_steps
 from sandbox.plan.request import DISK_OVERLAY, Degradation, Plan, Step, give_up
+from sandbox.plan.resources import cgroup_steps
 from sandbox.plan.security import bound, security_steps
 from sandbox.policy.model import LAYERS
 
@@ -175,6 +176,7 @@ def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
     names += ["time"] if "TimeNamespace" in kinds else []
     found = [f"{name} namespace" for name in names]
     found += ["capabilities", "no_new_privs", "rlimits"]
+    found += ["cgroup"] if "Cgroup" in kinds else []
     found += ["landlock"] if "LandlockEnforce" in kinds else []
     found += ["seccomp"] if "Seccomp" in kinds else []
     return tuple(found)
@@ -243,10 +245,12 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     mounts, lost_mounts = mount_steps(policy, facts, request, ids)
     lost += [Degradation("seccomp", "parts of the profile", text) for text in request.warnings]
     security, lost_security = security_steps(policy, facts, request, ids)
+    group = cgroup_steps(policy, request, lost)
     inner = ops.InnerUser(int(ids.deny_setgroups), ids.inner_uids, ids.inner_gids)
     steps = [
         Step(_namespaces(policy), policy.origin("network.mode")),
         Step(_id_map(ids, facts), policy.origin("identity.map")),
+        *group,
         *mounts,
         Step(ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")),
         *network_steps(policy, lost),
@@ -266,4 +270,5 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         identity=ids.kind,
         storage=request.storage,
         notes=tuple(_notes(policy, request, ids)),
+        cgroup=request.cgroup if group else None,
     )

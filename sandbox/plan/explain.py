@@ -27,7 +27,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
             {"number": n, "op": type(s.op).__name__, "text": s.op.describe(), "origin": s.origin}
             for n, s in enumerate(plan.steps, 1)
         ],
-        "degradations": [dict(d) for d in plan.degradations],
+        "degradations": [d.as_dict() for d in plan.degradations],
         "notes": [{"what": what, "cause": cause} for what, cause in plan.notes],
         "layers": list(plan.layers),
         "identity": plan.identity,

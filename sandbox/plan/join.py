@@ -47,6 +47,7 @@ def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
     if entry.account is not None:
         ids = _ids(entry.account, ids, inner)
     made: list[ops.Op] = [ops.Join(id_map.deny_setgroups)]
+    made += [op for op in stored if isinstance(op, ops.Cgroup)]
     made += [op for op in stored if isinstance(op, ops.ProcWrite) and op.path.startswith("self/")]
     if entry.terminal:
         # The outer user namespace sets it up: its numbers.

@@ -118,6 +118,28 @@ class Join(Op):
         return "join a living sandbox"
 
 
+class Cgroup(Op):
+    """Begin in the control group whose directory comes over the channel."""
+
+    opcode = 5
+
+    def describe(self) -> str:
+        return "begin in a control group of its own"
+
+
+class CgroupLimit(Op):
+    """Write `value` to a file of the control group; `optional`: a failure is only a warning."""
+
+    opcode = 6
+    signature = "ssu"
+    file: str
+    value: str
+    optional: int
+
+    def describe(self) -> str:
+        return f"set {self.file} of the control group to {self.value}"
+
+
 class Private(Op):
     """MS_REC|MS_PRIVATE on "/": no mount spreads to or from the host."""
 

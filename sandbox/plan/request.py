@@ -23,6 +23,22 @@ class Source(Record):
     mode: int
 
 
+class Available(Record):
+    """What a sandbox's control group can be: the driver that makes it, "" for none.
+
+    `controllers`: what can be limited. `parent`: the folder it will lie in, "" where the driver
+    finds that later. `cpus`: the processors that there are, as a list, "" where unknown. `cause`,
+    `cure`: why something is missing, and what helps.
+    """
+
+    driver: str
+    controllers: tuple[str, ...] = ()
+    parent: str = ""
+    cpus: str = ""
+    cause: str = ""
+    cure: str = ""
+
+
 class Request(Record):
     """One run: the command and everything that was looked up for it on the host.
 
@@ -34,7 +50,8 @@ class Request(Record):
     the compiled filter, `warnings` what its profile named in vain. `owners` are the host's user
     ids that own the root file system's top. `files` are (path inside, content) of the host's
     files for a shared network, `accounts` the root's own passwd and group, looked up where the
-    payload's user has no line, b"" for what is no regular file.
+    payload's user has no line, b"" for what is no regular file. `cgroup` None: nobody has looked.
+    `devices` are ("/dev/name", "major:minor") of what resources.io_max names.
     """
 
     rootfs: Source
@@ -53,6 +70,8 @@ class Request(Record):
     owners: tuple[int, ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()
     accounts: tuple[bytes, bytes] = (b"", b"")
+    cgroup: Available | None = None
+    devices: tuple[tuple[str, str], ...] = ()
 
     def source(self, path: str) -> Source | None:
         """The bind source for a policy path; None when an optional one was absent."""
@@ -92,7 +111,8 @@ class Step(Record):
 class Plan(Record):
     """What will be done, in order, and what is said about it.
 
-    `notes` are (what, cause) of what might surprise, with all protection in force.
+    `notes` are (what, cause) of what might surprise, with all protection in force. `cgroup`: what
+    the control group is made with, None for a sandbox without one.
     """
 
     steps: tuple[Step, ...]
@@ -101,3 +121,4 @@ class Plan(Record):
     identity: str
     storage: str
     notes: tuple[tuple[str, str], ...] = ()
+    cgroup: Available | None = None

@@ -40,6 +40,7 @@ _RANKS: dict[str, Sequence[object]] = {
     "landlock.fs": model.LANDLOCK_FS,
     "landlock.tcp": (True, False),
     "landlock.ioctl_dev": (True, False),
+    "resources.required": (True, False),
 }
 # Lists where more entries allow more, and lists where fewer do.
 _GRANTS = ("process.env_pass", "capabilities.keep", "capabilities.add", "seccomp.sockets")
@@ -54,6 +55,12 @@ _BOUNDS: dict[str, tuple[float, Callable[[Any], str]]] = {
     "filesystem.size": (model.DEFAULT_SIZE, format_size),
     "filesystem.inodes": (model.DEFAULT_INODES, str),
     "filesystem.shm": (model.DEFAULT_SHM, format_size),
+    "resources.memory": (_UNBOUNDED, format_size),
+    "resources.cpus": (_UNBOUNDED, "{:g}".format),
+    "resources.pids": (_UNBOUNDED, str),
+    "resources.memory_reservation": (0, format_size),
+    "resources.cpu_weight": (100, str),
+    "resources.io_weight": (100, str),
     "process.timeout": (_UNBOUNDED, format_duration),
     "process.grace": (0, format_duration),
     "process.output_limit": (_UNBOUNDED, format_size),
@@ -79,6 +86,7 @@ def compare(parent: model.Policy, child: model.Policy) -> list[str]:
         *_bounded(parent, child),
         *_files(parent.filesystem, child.filesystem),
         *_limits(parent, child),
+        *_resources(parent.resources, child.resources),
         *_others(parent, child),
     ]
 
@@ -175,6 +183,31 @@ def _above(name: str, new: int | None, old: int | None) -> bool:
         # core(5): of all values, 0 included, only 1 keeps the host's core handler from running.
         return new != 1
     return old is not None and (new is None or new > old)
+
+
+def _resources(old: model.Resources, new: model.Resources) -> Iterable[str]:
+    if new.driver == "none" != old.driver:
+        yield 'resources.driver: "none" gives up every limit of the sandbox as a whole'
+    if _swap(new) > _swap(old):
+        yield f"resources.memory_swap: {_swap_words(old)} becomes {_swap_words(new)}"
+    if old.cpuset and new.cpuset != old.cpuset:
+        to = quote(new.cpuset) if new.cpuset else "every processor"
+        yield f"resources.cpuset: {quote(old.cpuset)} becomes {to}"
+    lost = [entry for entry in old.io_max if entry not in new.io_max]
+    if lost:
+        yield f"resources.io_max: drops {', '.join(lost)}"
+
+
+def _swap(wanted: model.Resources) -> float:
+    """How much swap may be used."""
+    if wanted.memory is None or wanted.memory_swap is None:
+        return _UNBOUNDED
+    return max(0, wanted.memory_swap - wanted.memory)
+
+
+def _swap_words(wanted: model.Resources) -> str:
+    found = _swap(wanted)
+    return "no bound of swap" if found == _UNBOUNDED else f"{format_size(int(found))} of swap"
 
 
 def _is_root(identity: model.Identity) -> bool:

@@ -25,6 +25,9 @@ ID_MAX = (1 << 32) - 2
 ITEMS_MAX = 4096
 MODE_MAX = 0o1777
 TMPFS_MIN = 4096
+GROUP_MEMORY_MIN = 6 << 20
+CPUS_MAX = 8192
+IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 # Modes that are meant as octal and were written in decimal.
 _DECIMAL_MODES = (700, 711, 750, 755, 770, 775, 777)
 INHERIT = "inherit"
@@ -160,6 +163,69 @@ def tmpfs_size(value: object) -> int:
     if found < TMPFS_MIN:
         raise bad(f"must be at least {TMPFS_MIN} bytes, found {quote(value)}")
     return found
+
+
+def unlimited_or(check: Check) -> Check:
+    """Like `check`; "unlimited" and -1 mean no limit (None)."""
+    return lambda value: None if value in ("unlimited", -1, "-1") else check(value)
+
+
+def _group_memory(value: object) -> int:
+    found: int = memory_size(value)
+    if found < GROUP_MEMORY_MIN:
+        least = f"{GROUP_MEMORY_MIN >> 20}M, which starting a sandbox takes"
+        raise bad(f'must be at least {least}, or "unlimited", found {quote(value)}')
+    return found
+
+
+group_memory = unlimited_or(_group_memory)
+
+
+def _cpus(value: object) -> float:
+    wrong = f'must be a number of processors from 0.01 on, or "unlimited", found {quote(value)}'
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        found = float(value)
+    except ValueError:
+        raise bad(wrong) from None
+    if not 0.01 <= found <= CPUS_MAX:
+        raise bad(wrong)
+    return found
+
+
+cpus = unlimited_or(_cpus)
+
+
+def cpuset(value: object) -> str:
+    """Numbers and ranges of processors, as the kernel lists them: "0-3,6"; "" for all."""
+    text = line(value)
+    for part in text.split(",") if text else ():
+        low, dash, high = part.partition("-")
+        sides = (low, high) if dash else (low,)
+        if not all(s.isascii() and s.isdigit() and int(s[:9]) < CPUS_MAX for s in sides):
+            raise bad(f'must be processors such as "0-3,6", found {quote(text)}')
+        if dash and int(low) > int(high):
+            raise bad(f"has a range that ends before it begins: {quote(part)}")
+    return text
+
+
+def io_max(value: object) -> str:
+    """DEVICE:KEY=NUMBER,… with the keys rbps, wbps, riops and wiops; numbers in plain digits."""
+    text = line(value)
+    device, _, words = text.rpartition(":")
+    major, _, minor = device.partition(":")
+    if not device.startswith("/") and not (major.isdecimal() and minor.isdecimal()):
+        raise bad(f'must be DEVICE:rbps=10M,wiops=100 with a path or "8:0", found {quote(text)}')
+    found: dict[str, int] = {}
+    for word in words.split(","):
+        name, _, number = word.partition("=")
+        if name not in IO_KEYS or name in found:
+            raise bad(f"{quote(word)} in {quote(text)} must be one of {', '.join(IO_KEYS)}, once")
+        found[name] = size(number)
+        if not found[name]:
+            raise bad(f"{quote(word)} in {quote(text)} would stop all of it")
+    return f"{device}:{','.join(f'{name}={number}' for name, number in found.items())}"
 
 
 def limit(value: object) -> Any:

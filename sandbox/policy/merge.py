@@ -206,6 +206,7 @@ def _make_policy(name: str, merge: _Merge) -> model.Policy:
         capabilities=model.Capabilities(**merge.section("capabilities")),
         seccomp=model.Seccomp(**_with_tuples(merge.section("seccomp"))),
         landlock=model.Landlock(**_with_tuples(merge.section("landlock"))),
+        resources=model.Resources(**_with_tuples(merge.section("resources"))),
         rlimits=tuple(
             model.Rlimit(limit, *sides) for limit, sides in merge.values.get("rlimits", {}).items()
         ),

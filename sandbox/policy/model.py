@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     SeccompBase = Literal["allow", "deny", "unconfined"]
     LandlockFs = Literal["strict", "write", "none"]
     OnMissing = Literal["refuse", "degrade"]
+    CgroupDriver = Literal["auto", "delegated", "systemd", "root", "none"]
 
 ID_MAP_KINDS = ("range", "single", "keep-id")
 ROOT_MODES = ("auto", "overlay", "copy", "bind")
@@ -30,7 +31,9 @@ SECCOMP_BASES = ("allow", "deny", "unconfined")
 LANDLOCK_FS = ("strict", "write", "none")
 ON_MISSING = ("refuse", "degrade")
 SOCKET_FAMILIES = ("unix", "inet", "inet6", "netlink")
-LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc")
+LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup")
+CGROUP_DRIVERS = ("auto", "delegated", "systemd", "root", "none")
+BUILT_IN = ("strict", "default", "ci", "permissive")
 NETWORK_MODES = ("none", "host")
 SECCOMP_GROUPS = ("D1", "D2")
 LANDLOCK_SCOPES = ("abstract-unix-socket", "signal")
@@ -185,6 +188,30 @@ class Landlock(Record):
     scopes: tuple[str, ...] = ()
 
 
+class Resources(Record):
+    """Limits of all processes of a sandbox together, through a control group; None is no limit.
+
+    `memory` in bytes; `memory_swap` is memory and swap together, 0 means no swap.
+    `memory_reservation`: below it, memory is taken from others first (memory.low). `cpus` is a
+    number of processors, `cpuset` a list such as "0-3,6", "" for all. Weights are 1 to 10000, 100
+    is everybody's, 0 leaves it. `io_max`: "DEVICE:KEY=NUMBER,…" as parse_io_max writes them.
+    `driver`: how the group is made. `required`: the lack of any limit is fatal, also of those
+    that nobody has asked for.
+    """
+
+    driver: CgroupDriver = "auto"
+    memory: int | None = None
+    memory_swap: int | None = 0
+    memory_reservation: int = 0
+    cpus: float | None = None
+    cpu_weight: int = 0
+    cpuset: str = ""
+    pids: int | None = None
+    io_max: tuple[str, ...] = ()
+    io_weight: int = 0
+    required: bool = False
+
+
 class Rlimit(Record):
     """One limit of setrlimit(2); None means unlimited (or the caller's own hard limit)."""
 
@@ -210,6 +237,7 @@ class Policy(Record):
     capabilities: Capabilities
     seccomp: Seccomp
     landlock: Landlock
+    resources: Resources
     rlimits: tuple[Rlimit, ...]
     sysctls: tuple[tuple[str, str], ...]
     on_missing: tuple[tuple[str, str], ...]
@@ -222,6 +250,10 @@ class Policy(Record):
     def by_flag(self, key: str) -> bool:
         """Whether an option of the command line set "section.key"."""
         return self.origin(key).startswith("-")
+
+    def asked(self, key: str) -> bool:
+        """Whether a flag or a policy of the user's own set "section.key"."""
+        return dict(self.origins).get(key, BUILT_IN[0]) not in BUILT_IN
 
     def origin(self, key: str) -> str:
         """Where the value of "section.key" came from: a policy's name or a flag."""

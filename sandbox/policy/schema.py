@@ -24,6 +24,7 @@ from sandbox.policy.fields import (
     table,
 )
 from sandbox.policy.model import (
+    CGROUP_DRIVERS,
     ID_MAP_KINDS,
     LANDLOCK_FS,
     LANDLOCK_SCOPES,
@@ -177,6 +178,7 @@ def _sysctl_value(value: object) -> str | bool:
 
 
 _COUNT = fields.integer(0, 1 << 40)
+_WEIGHT = fields.integer(0, 10000)
 
 SECTIONS: dict[str, dict[str, Check]] = {
     "identity": {
@@ -224,6 +226,19 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "tcp": boolean,
         "ioctl_dev": boolean,
         "scopes": each(choice(LANDLOCK_SCOPES, "scope")),
+    },
+    "resources": {
+        "driver": choice(CGROUP_DRIVERS, "driver"),
+        "memory": fields.group_memory,
+        "memory_swap": fields.unlimited_or(fields.size),
+        "memory_reservation": memory_size,
+        "cpus": fields.cpus,
+        "cpu_weight": _WEIGHT,
+        "cpuset": fields.cpuset,
+        "pids": fields.unlimited_or(fields.integer(1, 1 << 22)),
+        "io_max": each(fields.io_max),
+        "io_weight": _WEIGHT,
+        "required": boolean,
     },
 }
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     # The items of a list, each with its origin, or one value.
     Shown = list[tuple[str, str]] | str
 
-_SIZES = ("filesystem.size", "filesystem.shm", "process.output_limit")
+_SIZES = (
+    *("filesystem.size", "filesystem.shm", "process.output_limit"),
+    *("resources.memory", "resources.memory_swap", "resources.memory_reservation"),
+)
+_UNLIMITED = ("resources.memory", "resources.memory_swap", "resources.cpus", "resources.pids")
 _BYTE_LIMITS = ("as", "data", "fsize", "memlock", "rss", "stack")
 _TIMES = ("process.timeout", "process.grace")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -96,6 +100,8 @@ def _show(policy: model.Policy, key: str, value: Any) -> Shown:
             origin = origins.get(f"{key}.{entry}") or policy.origin(key)
             items.append((_inline(item) if isinstance(item, Record) else _string(item), origin))
         return items
+    if value is None and key in _UNLIMITED:
+        return _string("unlimited")
     if key in _SIZES:
         return _string(format_size(value))
     if key in _TIMES:
@@ -126,7 +132,9 @@ def _inline(entry: Record) -> str:
 def _scalar(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else _string("" if value is None else str(value))
+    if isinstance(value, int | float):
+        return str(value)
+    return _string("" if value is None else str(value))
 
 
 def _string(text: str) -> str:

@@ -124,6 +124,7 @@ def check_policy(policy: Policy) -> list[Finding]:
         where = policy.origin("filesystem.read_only")
         text = f"would keep nothing: filesystem.read_only is true in {where}"
         found.append(("filesystem.persist", text))
+    found += _check_resources(policy)
     targets = [("mounts", mount.target) for mount in files.mounts]
     targets += [("tmpfs", entry.target) for entry in files.tmpfs]
     masked = set(files.masked)
@@ -132,6 +133,23 @@ def check_policy(policy: Policy) -> list[Finding]:
         if hidden:
             text = f"{quote(target)} would be hidden: {quote(hidden)} is masked"
             found.append((f"filesystem.{kind}.{target}", text))
+    return found
+
+
+def _check_resources(policy: Policy) -> list[Finding]:
+    found: list[Finding] = []
+    wanted = policy.resources
+    if wanted.memory_swap:
+        if wanted.memory is None:
+            found.append(("resources.memory_swap", "needs resources.memory, of which it is more"))
+        elif wanted.memory_swap < wanted.memory:
+            where = policy.origin("resources.memory")
+            text = "is memory and swap together: must not be less than resources.memory"
+            found.append(("resources.memory_swap", f"{text} (from {where})"))
+    if wanted.memory is not None and wanted.memory_reservation > wanted.memory:
+        where = policy.origin("resources.memory")
+        text = f"must not be more than resources.memory (from {where})"
+        found.append(("resources.memory_reservation", text))
     return found
 
 

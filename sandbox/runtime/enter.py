@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.supervise import Turns
+    from sandbox.services.cgroup.group import Group
 
 
 _ENDING_S = 1.0
@@ -142,6 +143,16 @@ def _run(
     terminal = terminal_of(ends) if command.tty else None
     inbox = SignalInbox()
     launched: Launched | None = None
+    known = folder.description
+    group = known.cgroup
+    entered: list[Group] = []
+
+    def enter_group(launcher: int) -> tuple[str, int]:
+        from sandbox.services import cgroup
+
+        entered.append(cgroup.enter_group(*group or ("", "", 0), launcher))
+        return known.name, entered[0].fd
+
     try:
         if connection.forward_signals:
             inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
@@ -150,6 +161,7 @@ def _run(
             pass_fds=command.pass_fds,
             merge_stderr=connection.merge_stderr,
             namespaces=namespaces,
+            cgroup=enter_group if group else None,
         )
         streams.attach(launched, terminal=command.tty)
         outcome = yield from Supervisor(
@@ -165,6 +177,8 @@ def _run(
         if launched:
             launched.close()
         inbox.close()
+        for one in entered:
+            one.release()
     from sandbox.runtime.failures import setup_error
 
     error = setup_error(outcome, plan, f"/proc/self/fd/{namespaces[keeper.ROOT]}")
@@ -179,6 +193,5 @@ def _run(
     if error:
         raise error
     unwritten = next(iter(streams.errors()), None)
-    known = folder.description
     subject = Subject(known.name, known.policy, known.network)
     return make_report(subject, plan, outcome, streams.budget, unwritten)

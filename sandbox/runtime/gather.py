@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
 
 from sandbox.errors import PolicyError, RootfsError
 from sandbox.host.accounts import find_account
@@ -15,6 +16,7 @@ from sandbox.plan.ops import RLIMITS
 from sandbox.plan.request import Request, Source
 from sandbox.runtime.places import check_places
 from sandbox.seccomp import build
+from sandbox.services.cgroup import find_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,6 +184,28 @@ def _accounts(root: str) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
+def _devices(policy: Policy) -> tuple[tuple[str, str], ...]:
+    """The numbers of the block devices that are to be limited."""
+    found = []
+    for entry in policy.resources.io_max:
+        path = entry.rpartition(":")[0]
+        if not path.startswith("/"):
+            continue
+        try:
+            status = os.stat(path)
+            cause = "" if stat.S_ISBLK(status.st_mode) else "not a block device"
+        except OSError as error:
+            cause = (error.strerror or "").lower()
+        if cause:
+            raise PolicyError(
+                f"cannot limit {path}",
+                cause=f"{cause}, from {policy.origin('resources.io_max')}",
+                hint="name a disk, such as /dev/sda or 8:0; lsblk lists them",
+            )
+        found.append((path, f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"))
+    return tuple(found)
+
+
 def gather(
     policy: Policy,
     facts: HostFacts,
@@ -235,4 +259,6 @@ def gather(
         owners=_owners(root.path),
         files=_host_files() if policy.network.mode == "host" else (),
         accounts=(b"", b"") if account.name else _accounts(root.path),
+        cgroup=find_group(policy.resources.driver),
+        devices=_devices(policy),
     )

@@ -32,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
+    from sandbox.runtime.grouped import Grouped
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.session import Notify
     from sandbox.runtime.task import Keeping, Task
@@ -126,10 +127,14 @@ class Kept:
             raise StateError(f"cannot listen in {self.folder.path}", cause=cause) from error
         return control
 
-    def started(self, pid: int) -> None:
-        """Write down which process keeps it, and what its plan means."""
+    def started(self, pid: int, grouped: Grouped | None) -> None:
+        """Write down which process keeps it, what its plan means, and its control group."""
         ticks = start_ticks(pid)
-        self.folder.describe(self.folder.description.replace(pid=pid, started_ticks=ticks))
+        known = self.folder.description.replace(pid=pid, started_ticks=ticks)
+        if grouped and grouped.group:
+            group = grouped.group
+            known = known.replace(cgroup=(grouped.available.driver, group.path, group.inode))
+        self.folder.describe(known)
 
     def release(self) -> Folder:
         """It lives without us: let go of all but the folder, which is the caller's to close."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandbox.policy.model import Policy
     from sandbox.runtime.output import Budget
     from sandbox.runtime.supervise import Outcome
+    from sandbox.services.cgroup.account import Account
 
     Reason = Literal[
         "exited",
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         "timeout",
         "output-limit",
         "output-lost",
+        "oom",
+        "pids-limit",
         "policy-killed",
         "setup-failed",
         "launcher-killed",
@@ -48,14 +51,18 @@ class Report(Record):
     """One run. Times are seconds, sizes bytes.
 
     `reason`: exited or signalled by itself; timeout; policy-killed = a forbidden system call
-    (SIGSYS); output-limit = it wrote more than may pass, `code` and `signal` say how it ended;
+    (SIGSYS); oom = the kernel killed a process of it for want of memory, though it may have ended
+    well (`code`); pids-limit = it was refused a process; output-limit = it wrote more than may
+    pass, `code` and `signal` say how it ended;
     output-lost = the caller's side could not be written to, `output_error` says why;
     launcher-killed = somebody killed the launcher, and with it all; setup-failed = it never ran.
     `exit_code` is what `sbx run` exits with, `code` and `signal` are the payload's own.
     `output_dropped_bytes` came and were not delivered, whatever the reason. CPU times are of the
     whole sandbox, `peak_rss_bytes` of its largest process. `pid` is the host's number of the
     sandbox's init. `layers` were in force; `degradations` were not. `notes` are (what, cause) of
-    what else there was to say of the plan.
+    what else there was to say of the plan. `cgroup` is what the control group counted, None where
+    there was none: then `memory_peak_bytes` and `pids_peak` of all processes together,
+    `written_bytes` (to disks) and `oom_kills` cannot be known. `phase`: where a set-up failed.
     """
 
     name: str
@@ -80,6 +87,12 @@ class Report(Record):
     output_error: str = ""
     error: SbxError | None = None
     notes: tuple[tuple[str, str], ...] = ()
+    memory_peak_bytes: int | None = None
+    pids_peak: int | None = None
+    written_bytes: int | None = None
+    oom_kills: int | None = None
+    cgroup: Account | None = None
+    phase: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The report for JSON, with its schema and the signal's name."""
@@ -87,6 +100,7 @@ class Report(Record):
         fields["layers"] = list(self.layers)
         fields["degradations"] = [lost.as_dict() for lost in self.degradations]
         fields["notes"] = [{"what": what, "cause": cause} for what, cause in self.notes]
+        fields["cgroup"] = self.cgroup.as_dict() if self.cgroup else None
         fields["error"] = self.error.as_dict() if self.error else None
         name = signal_name(self.signal) if self.signal else None
         return {"schema": SCHEMA, **fields, "signal_name": name}
@@ -100,8 +114,11 @@ class Report(Record):
     def people(self) -> list[str]:
         """The report in a few aligned lines."""
         used = f"{self.wall_s:.2f} s wall, {self.cpu_user_s + self.cpu_system_s:.2f} s cpu"
-        if self.peak_rss_bytes:
-            used += f", {self.peak_rss_bytes / (1 << 20):.1f} MiB peak"
+        peak = self.memory_peak_bytes or self.peak_rss_bytes
+        if peak:
+            used += f", {peak / (1 << 20):.1f} MiB peak"
+        if self.pids_peak:
+            used += f", {self.pids_peak} processes at most"
         output = f"{self.output_bytes} bytes of output"
         if self.output_dropped_bytes:
             output += f", {self.output_dropped_bytes} more dropped"
@@ -127,11 +144,18 @@ class Report(Record):
         own = f"exit code {self.code}" if self.code is not None else ""
         if self.signal:
             own = f"ended by {signal_name(self.signal)}"
+        if self.oom_kills:
+            own += f", {self.oom_kills} killed for want of memory"
         return f"{self.reason}: {own}" if own else self.reason
 
 
 def conclude(
-    outcome: Outcome, *, dropped: bool, has_init: bool, lost: bool = False
+    outcome: Outcome,
+    *,
+    dropped: bool,
+    has_init: bool,
+    lost: bool = False,
+    account: Account | None = None,
 ) -> tuple[Reason, int | None]:
     """Why the sandbox ended and the payload's raw wait status, None when nobody saw it.
 
@@ -142,12 +166,18 @@ def conclude(
         status = outcome.done.status
     if outcome.timed_out:
         return "timeout", status
+    if status is None and not outcome.killed and account and account.oom_kills:
+        return "oom", int(signal.SIGKILL)
     if status is None:
         return ("signalled", int(signal.SIGKILL)) if outcome.killed else ("launcher-killed", None)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         return "policy-killed", status
     if lost:
         return "output-lost", status
+    if account and account.oom_kills:
+        return "oom", status
+    if account and account.pids_refused:
+        return "pids-limit", status
     if dropped:
         return "output-limit", status
     return ("signalled" if os.WIFSIGNALED(status) else "exited"), status
@@ -169,13 +199,18 @@ def make_report(
     outcome: Outcome,
     budget: Budget,
     lost: OSError | None = None,
+    account: Account | None = None,
 ) -> Report:
     """The report of a payload that ran; `lost` is what kept output from being written.
 
     A success whose output was lost is none: its exit code is that of our own failures.
     """
     reason, status = conclude(
-        outcome, dropped=budget.exceeded, has_init=subject.has_init, lost=bool(lost)
+        outcome,
+        dropped=budget.exceeded,
+        has_init=subject.has_init,
+        lost=bool(lost),
+        account=account,
     )
     killed_by = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     code = os.WEXITSTATUS(status) if status is not None and killed_by is None else None
@@ -207,6 +242,11 @@ def make_report(
         pid=outcome.started.pid if outcome.started else 0,
         output_error=(lost.strerror or "").lower() if lost else "",
         notes=plan.notes,
+        memory_peak_bytes=account.memory_peak_bytes if account else None,
+        pids_peak=account.pids_peak if account else None,
+        written_bytes=dict(account.io).get("wbytes") if account and account.io else None,
+        oom_kills=account.oom_kills if account else None,
+        cgroup=account,
     )
 
 

@@ -45,12 +45,14 @@ if TYPE_CHECKING:
     from sandbox.plan.request import Plan
     from sandbox.policy.model import Policy
     from sandbox.runtime.destination import Destination
+    from sandbox.runtime.grouped import Grouped
     from sandbox.runtime.kept import Kept
     from sandbox.runtime.orders import Orders
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.supervise import Outcome, Turns
     from sandbox.services import Service
+    from sandbox.services.cgroup.account import Account
     from sandbox.services.storage.layer import Layer
 
     Notify = Callable[[str, str], None]
@@ -208,6 +210,10 @@ class _Session:
         self._detach = bool(options.keep and options.keep.detached)
         self._interrupts = Interrupts()
         self._report: Destination | None = None
+        self._group: Grouped | None = None
+        self._account: Account | None = None
+        self._launched: Launched | None = None
+        self._living = False
 
     def elapsed_s(self) -> float:
         """Seconds since the session began."""
@@ -320,7 +326,27 @@ class _Session:
         self, facts: HostFacts, storage: str, reason: str, made: str, layer: Layer | None
     ) -> Turns[Outcome]:
         plan = _compile(self._policy, facts, self._task, storage, made)
+        if plan.cgroup:
+            from sandbox.runtime.grouped import Grouped
+
+            self._group = Grouped(plan.cgroup, self._tell)
+        try:
+            return (yield from self._run_compiled(plan, made, reason, layer))
+        finally:
+            self._drop_group()
+
+    def _drop_group(self) -> None:
+        if self._group:
+            self._account = self._group.account
+            self._group.close(living=self._living)
+            self._group = None
+
+    def _run_compiled(
+        self, plan: Plan, made: str, reason: str, layer: Layer | None
+    ) -> Turns[Outcome]:
         if self._kept:
+            if self._group:
+                self._kept.hold(self._group.share())
             if layer:
                 self._kept.hold(layer.share())
             plan = self._kept.adopt(plan, reason)
@@ -335,11 +361,12 @@ class _Session:
             for what, cause in layer.record(plan):
                 self._tell(what, cause)
         outcome = yield from self._supervise(encode(step.op for step in plan.steps))
-        error = self._setup_error(outcome, plan, _shown(self._task, storage, made))
+        error = self._setup_error(outcome, plan, _shown(self._task, plan.storage, made))
         if error:
             if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
                 forget_facts()
             raise error
+        self._living = self._detach
         return outcome
 
     def report(self, outcome: Outcome) -> Report:
@@ -360,6 +387,7 @@ class _Session:
             outcome,
             self._streams.budget,
             next(iter(self._streams.errors()), None),
+            self._account,
         )
 
     def _supervise(self, message: bytes) -> Turns[Outcome]:
@@ -381,9 +409,11 @@ class _Session:
                 pass_fds=self._task.pass_fds,
                 merge_stderr=options.merge_stderr or self._streams.one_output,
                 kept=self._kept.listen() if self._kept else None,
+                cgroup=self._group.make if self._group else None,
             )
+            self._launched = launched
             if self._kept:
-                self._kept.started(launched.pid)
+                self._kept.started(launched.pid, self._group)
             if not self._detach:
                 self._streams.attach(launched, terminal=process.tty)
             supervisor = Supervisor(
@@ -424,6 +454,9 @@ class _Session:
             self._status.send("started", name=self._task.name, pid=event.pid)
         elif event.kind == events.RUNNING:
             self._status.send("running")
+        elif event.kind == events.DONE and self._group and self._launched:
+            self._group.sum_up()
+            self._launched.let_go()
         elif event.kind == events.WARNING and self._plan:
             from sandbox.runtime.failures import warning_text
 

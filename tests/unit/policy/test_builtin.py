@@ -25,6 +25,7 @@ SECTIONS: dict[str, type[Record]] = {
     "capabilities": model.Capabilities,
     "seccomp": model.Seccomp,
     "landlock": model.Landlock,
+    "resources": model.Resources,
 }
 MIB, GIB, MINUTE = 1 << 20, 1 << 30, 60
 
@@ -67,6 +68,9 @@ def column(*values: object) -> dict[str, object]:
         ("landlock.tcp", column(True, False, False, False)),
         ("landlock.ioctl_dev", column(True, False, False, False)),
         ("capabilities.add", column((), (), (), ())),
+        ("resources.memory", column(GIB, 8 * GIB, None, None)),
+        ("resources.cpus", column(1, None, None, None)),
+        ("resources.pids", column(256, 4096, 8192, 16384)),
     ],
 )
 def test_the_table(key: str, values: dict[str, object]) -> None:
@@ -169,6 +173,7 @@ def test_a_root_policy_says_everything() -> None:
         "process.cwd",
         "capabilities.add",
         "seccomp.profile",
+        *(f"resources.{key}" for key in model.Resources._fields if key not in {"memory", "pids"}),
     }
     for name in ("strict", "default"):
         data = load_policy(name)[0].data

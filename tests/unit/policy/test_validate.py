@@ -219,8 +219,57 @@ def test_the_key_of_another_section_is_pointed_to() -> None:
     ]
 
 
-def test_resources_are_not_known_yet() -> None:
-    assert problems({"resources": {"memory": "1G"}}) == ["build.toml: resources: is not a section"]
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("memory", "1M", 'must be at least 6M, which starting a sandbox takes, or "unlimited"'),
+        ("memory", 0, "must be at least 6M"),
+        ("memory", "lots", "must be a size"),
+        ("cpus", 0, "must be a number of processors from 0.01 on"),
+        ("cpus", "nan", "must be a number of processors"),
+        ("cpus", "inf", "must be a number of processors"),
+        ("cpus", True, "must be a number of processors"),
+        ("pids", 0, "must be 1 to"),
+        ("cpu_weight", 10001, "must be 0 to 10000"),
+        ("cpuset", "3-1", "ends before it begins"),
+        ("cpuset", "0,,1", 'must be processors such as "0-3,6"'),
+        ("cpuset", "0-99999", "must be processors"),
+        ("cpuset", "\u0663", "must be processors"),
+        ("driver", "magic", "is not a driver"),
+    ],
+)
+def test_impossible_resources(key: str, value: object, text: str) -> None:
+    (found,) = problems({"resources": {key: value}})
+    assert found.startswith(f"build.toml: resources.{key}: ")
+    assert text in found
+
+
+@pytest.mark.parametrize(
+    "value", ["sda:rbps=1", "/dev/sda", "/dev/sda:rbps=0", "/dev/sda:speed=1", "8:0:rbps=1,rbps=2"]
+)
+def test_impossible_io_max(value: str) -> None:
+    (found,) = problems({"resources": {"io_max": [value]}})
+    assert found.startswith("build.toml: resources.io_max[0]: ")
+
+
+def test_possible_resources() -> None:
+    data = {"memory": "64M", "memory_swap": "1G", "cpus": "0.5", "pids": -1, "cpuset": "0-3,6"}
+    policy = build_policy(
+        [Layer("x", {"resources": {**data, "io_max": ["8:0:rbps=10M,wiops=5"]}}, {}, "")]
+    )
+    wanted = policy.resources
+    assert (wanted.memory, wanted.memory_swap, wanted.cpus) == (64 << 20, 1 << 30, 0.5)
+    assert (wanted.pids, wanted.cpuset) == (None, "0-3,6")
+    assert wanted.io_max == ("8:0:rbps=10485760,wiops=5",)
+
+
+def test_swap_and_reservation_belong_to_memory() -> None:
+    (found,) = problems({"resources": {"memory_swap": "1G"}})
+    assert "needs resources.memory" in found
+    (found,) = problems({"resources": {"memory": "1G", "memory_swap": "64M"}})
+    assert "must not be less than resources.memory (from build.toml)" in found
+    (found,) = problems({"resources": {"memory": "1G", "memory_reservation": "2G"}})
+    assert "must not be more than resources.memory" in found
 
 
 def test_persist_needs_an_overlay() -> None:

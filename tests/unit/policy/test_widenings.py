@@ -60,6 +60,16 @@ LADDERS: dict[str, list[Any]] = {
     "landlock.tcp": [True, False],
     "landlock.ioctl_dev": [True, False],
     "landlock.scopes": [["abstract-unix-socket", "signal"], ["signal"], []],
+    "resources.driver": ["auto", "none"],
+    "resources.memory": ["64M", "1G", "unlimited"],
+    "resources.memory_reservation": [0, "1M", "2M"],
+    "resources.cpus": [0.5, 1, "unlimited"],
+    "resources.cpu_weight": [1, 100, 200],
+    "resources.cpuset": ["0-1", ""],
+    "resources.pids": [1, 2, "unlimited"],
+    "resources.io_max": [["/a:rbps=1", "/b:wiops=1"], ["/a:rbps=1"], []],
+    "resources.io_weight": [1, 100, 200],
+    "resources.required": [True, False],
     **{f"rlimits.{name}": [1, 2, "2:3", "unlimited"] for name in model.RLIMIT_NAMES},
     # 1 keeps the kernel from starting the host's core handler; 0 does not (core(5)).
     "rlimits.core": [1, 0, 2, "unlimited"],
@@ -77,6 +87,7 @@ NEUTRAL: dict[str, list[Any]] = {
     "process.cwd": ["", "/a"],
     "process.hostname": ["a", "b"],
     "capabilities.drop": [[], ["KILL"]],
+    "resources.memory_swap": [0, "unlimited"],  # without a limit of memory it limits nothing
 }
 ALL = LADDERS | UNRANKED | NEUTRAL
 PAIRS = [
@@ -179,3 +190,17 @@ def test_widenings_that_take_two_keys(old: Any, new: Any, line: str) -> None:
 )
 def test_what_is_lost_with_its_object_is_no_widening(old: Any, new: Any) -> None:
     assert compare(build(old), build(new)) == []
+
+
+def test_more_swap_is_named() -> None:
+    wanted = [{"resources.memory": "64M", "resources.memory_swap": swap} for swap in (0, "1G", -1)]
+    none, some, all_of_it = (build(values) for values in wanted)
+    line = "resources.memory_swap: {} becomes {}"
+    assert compare(none, some) == [line.format("0 of swap", "960M of swap")]
+    assert compare(some, all_of_it) == [line.format("960M of swap", "no bound of swap")]
+    assert compare(all_of_it, none) == []
+
+
+def test_other_processors_are_named() -> None:
+    line = 'resources.cpuset: "0" becomes "1"'
+    assert found("resources.cpuset", "0", "1") == [line]
