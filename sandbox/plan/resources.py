@@ -100,7 +100,7 @@ def _is_optional(policy: Policy, limit: Limit) -> bool:
 
 def _lose(policy: Policy, group: Available, limits: list[Limit], *, asked: bool) -> Degradation:
     """Give limits up. Raises HostError where the policy demands them."""
-    words = ", ".join(words for key, _, _, _, words in limits if key != "memory_swap" or asked)
+    words = ", ".join(limit[4] for limit in limits)
     lost = Degradation(
         "cgroup", f"limits of the whole sandbox: {words}", group.cause, quiet=not asked
     )
@@ -120,7 +120,13 @@ def cgroup_steps(policy: Policy, request: Request, lost: list[Degradation]) -> l
     if group is None:
         return []
     limits = _limits(policy.resources, dict(request.devices))
-    missing = [limit for limit in limits if limit[1] not in group.controllers]
+    missing = [
+        limit
+        for limit in limits
+        if limit[1] not in group.controllers
+        # Without a wish of its own it goes with the limit of memory.
+        and (limit[0] != "memory_swap" or policy.asked("resources.memory_swap"))
+    ]
     for asked in (True, False):
         found = [limit for limit in missing if policy.asked(f"resources.{limit[0]}") == asked]
         if found:

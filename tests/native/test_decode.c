@@ -102,6 +102,8 @@ static void test_broken_rules(void)
 	expect_refused(28, 40, "operation out of order");
 	expect_refused(44, 31, "fields do not match the operation"); /* 32 takes none, 31 three */
 	expect_refused(44, 2, "fields do not match the operation");
+	expect_refused(44, 5, "operation out of order"); /* takes none either, before the set-up */
+	expect_refused(44, 6, "fields do not match the operation");
 }
 
 int main(void)

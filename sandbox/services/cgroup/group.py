@@ -268,16 +268,17 @@ def reap_groups(told: Callable[[str], None]) -> None:
 
 
 def _reap(name: str, record: bytes, told: Callable[[str], None]) -> None:
-    if not record:  # killed before there was a group
+    try:
+        path, inode = marshal.loads(record)  # noqa: S302 (a folder that is ours alone)
+    except (ValueError, EOFError, TypeError):  # killed before there was a group
         _drop_record(name)
         return
     try:
-        path, inode = marshal.loads(record)  # noqa: S302 (a folder that is ours alone)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         _drop_record(name)
         return
-    except (OSError, ValueError, EOFError, TypeError):
+    except OSError:
         return
     found = os.fstat(fd)
     group = Group(path, fd)
