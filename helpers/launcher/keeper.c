@@ -357,7 +357,7 @@ int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f)
 	k->events = openat(FD_FOLDER, "events", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 	if (fallocate(k->events, FALLOC_FL_KEEP_SIZE, 0, EVENTS_RESERVED) < 0 && errno != EOPNOTSUPP)
 		return fail(f, "cannot make room for the sandbox's records");
-	k->upstream = fcntl(FD_CHANNEL, F_DUPFD_CLOEXEC, FD_FOLDER + 1);
+	k->upstream = fcntl(FD_CHANNEL, F_DUPFD_CLOEXEC, FD_CGROUP + 1);
 	if (k->events < 0 || k->upstream < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
 	    dup3(pair[1], FD_CHANNEL, O_CLOEXEC) < 0)
 		return fail(f, "cannot keep the sandbox");

@@ -22,7 +22,7 @@ def test_shares_never_turn_round() -> None:
 
 @pytest.mark.parametrize("text", ["0", "1", "262145", "-1", "x", ""])
 def test_impossible_shares(text: str) -> None:
-    with pytest.raises(ValueError, match="must|whole"):
+    with pytest.raises(ValueError, match=r"must|whole"):
         cpu_shares(text)
 
 

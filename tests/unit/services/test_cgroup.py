@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import HostError
+from sandbox.plan.request import Available
 from sandbox.services import cgroup
 from sandbox.services.cgroup import delegated, root, systemd, tree
 from sandbox.services.cgroup.account import read_account
@@ -124,12 +125,12 @@ def test_the_first_with_controllers_is_taken(
     groups: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cgroup, "UNIFIED", str(groups))
-    bare = cgroup.Available("delegated", parent="/x", cause="others are in it")
+    bare = Available("delegated", parent="/x", cause="others are in it")
     monkeypatch.setattr(delegated, "find", lambda: bare)
-    monkeypatch.setattr(root, "find", lambda: cgroup.Available("", cause="not run by root"))
-    monkeypatch.setattr(systemd, "find", lambda: cgroup.Available("systemd", ("memory",)))
+    monkeypatch.setattr(root, "find", lambda: Available("", cause="not run by root"))
+    monkeypatch.setattr(systemd, "find", lambda: Available("systemd", ("memory",)))
     assert cgroup.find_group().driver == "systemd"
-    monkeypatch.setattr(systemd, "find", lambda: cgroup.Available("", cause="no manager"))
+    monkeypatch.setattr(systemd, "find", lambda: Available("", cause="no manager"))
     found = cgroup.find_group()
     assert (found.driver, found.parent) == ("delegated", "/x")
     assert found.cause == "delegated: others are in it; systemd: no manager; root: not run by root"
@@ -143,7 +144,8 @@ def test_the_first_with_controllers_is_taken(
 def test_made_and_removed(groups: Path, state: Path) -> None:
     claim = claim_name()
     made = make_folder(f"{groups}/{claim.name}", claim)
-    assert marshal.loads((state / claim.name).read_bytes()) == (made.path, made.inode)
+    record = marshal.loads((state / claim.name).read_bytes())  # noqa: S302
+    assert record == (made.path, made.inode)
     assert reap() == []  # it is locked
     assert made.remove()
     assert not Path(made.path).exists()
