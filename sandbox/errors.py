@@ -93,11 +93,17 @@ class HostError(SbxError, OSError):
 
 
 class SetupError(SbxError, OSError):
-    """The launcher reported a failed step; `errno` is the kernel's, 0 if unknown."""
+    """The launcher reported a failed step; `errno` is the kernel's, 0 if unknown.
 
-    def __init__(self, what: str, *, cause: str = "", hint: str = "", errno: int = 0) -> None:
+    `phase` is where: decode, clone, map, setup, security, exec; "" before the launcher ran.
+    """
+
+    def __init__(
+        self, what: str, *, cause: str = "", hint: str = "", errno: int = 0, phase: str = ""
+    ) -> None:
         super().__init__(what, cause=cause, hint=hint)
         self.errno = errno
+        self.phase = phase
 
 
 class CommandNotFound(SetupError, FileNotFoundError):

@@ -33,6 +33,8 @@ STAGE_WORDS = {
     STAGE_END: "end the sandbox",
 }
 
+PHASES = ("", "decode", "clone", "map", "setup", "security", "exec", "run", "end")  # by stage
+
 # Orders: one byte each; 1 … 64 are signals for the payload.
 RELEASE = 0  # lets a held sandbox go on
 KILL_ALL = 255

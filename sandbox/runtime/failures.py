@@ -73,7 +73,11 @@ def _from_event(event: Event, plan: Plan, rootfs: str) -> SetupError:
         what = f"cannot {events.STAGE_WORDS.get(event.stage, 'set up the sandbox')}"
     reason, hint = _explain(kind, event)
     cause = _cause(event) + (f" ({reason})" if reason else "")
-    return SetupError(what, cause=cause, hint=hint, errno=event.errno)
+    return SetupError(what, cause=cause, hint=hint, errno=event.errno, phase=_phase(event))
+
+
+def _phase(event: Event) -> str:
+    return events.PHASES[event.stage] if event.stage < len(events.PHASES) else ""
 
 
 def _explain(kind: str, event: Event) -> tuple[str, str]:
@@ -120,7 +124,7 @@ def _exec_error(event: Event, plan: Plan, rootfs: str) -> SetupError:
         name = _interpreter_in_volume(plan, event.text)
         cause, hint = f"the interpreter {name or 'that it names'} is missing", ""
     kind = CommandNotFound if number == errno.ENOENT and not interpreter else CommandNotExecutable
-    return kind(what, cause=cause, hint=hint, errno=number)
+    return kind(what, cause=cause, hint=hint, errno=number, phase="exec")
 
 
 def _interpreter_in_volume(plan: Plan, command: str) -> str:

@@ -62,7 +62,8 @@ class Report(Record):
     sandbox's init. `layers` were in force; `degradations` were not. `notes` are (what, cause) of
     what else there was to say of the plan. `cgroup` is what the control group counted, None where
     there was none: then `memory_peak_bytes` and `pids_peak` of all processes together,
-    `written_bytes` (to disks) and `oom_kills` cannot be known. `phase`: where a set-up failed.
+    `written_bytes` (to disks) and `oom_kills` cannot be known. `phase`: where a set-up failed:
+    prepare (nothing was started), decode, clone, map, setup, security or exec.
     """
 
     name: str
@@ -285,6 +286,7 @@ def failed_report(name: str, policy: Policy, error: SbxError, wall_s: float) -> 
         identity=policy.identity.map,
         pid=0,
         error=error,
+        phase=getattr(error, "phase", "") or "prepare",
     )
 
 

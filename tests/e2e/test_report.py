@@ -4,7 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Sbx
+from tests.support.schema import violations
 
 FIELDS = {
     "schema",
@@ -145,3 +148,25 @@ def test_copy_is_chosen_aloud(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "r").read_text())
     assert report["storage"] == "copy"
     assert "copy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "phase"),
+    [
+        (("sh", "-c", "exit 3"), "exited", None),
+        (("sh", "-c", "kill -TERM $$"), "signalled", None),
+        (("--timeout", "0.3s", "sleep", "60"), "timeout", None),
+        (("--output-limit", "10", "seq", "1000"), "output-limit", None),
+        (("no-such-command",), "setup-failed", "exec"),
+        (("--workdir", "/nowhere", "true"), "setup-failed", "security"),
+        (("-v", "/nowhere:/x", "true"), "setup-failed", "prepare"),
+    ],
+)
+def test_reports_are_as_the_schema_says(
+    sbx: Sbx, rootfs: Path, tmp_path: Path, words: tuple[str, ...], reason: str, phase: str | None
+) -> None:
+    options = words[:2] if words[0].startswith("-") else ()
+    sbx("run", "--report", tmp_path / "r", *options, rootfs, *words[len(options) :])
+    report = json.loads((tmp_path / "r").read_text())
+    assert violations(report) == []
+    assert (report["reason"], report["phase"]) == (reason, phase)

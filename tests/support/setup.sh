@@ -302,7 +302,8 @@ run_pytest() {
 
 # What another kernel may answer differently, in a guest that boots it.
 vm_tests="tests/escape/test_probe.py tests/kernel/test_probe.py tests/kernel/test_hold.py
-    tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py tests/kernel/test_disk_upper.py"
+    tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py tests/kernel/test_disk_upper.py
+    tests/vm/cgroup"
 run_vm() {
     sync_source
     say "pytest in User-Mode Linux as $(user_name)"

@@ -16,6 +16,8 @@ from sandbox.launcher.events import Event
 from sandbox.plan.request import Degradation
 from sandbox.runtime.report import Report, StatusLines, conclude
 from sandbox.runtime.supervise import Outcome
+from sandbox.services.cgroup.account import Account
+from tests.support.schema import violations
 
 
 def outcome(**changes: Any) -> Outcome:
@@ -92,6 +94,73 @@ def test_json_has_its_schema_and_every_field() -> None:
         {"layer": "time", "lost": "own clocks", "cause": "no time namespaces"}
     ]
     assert set(read) == {"schema", "signal_name", *dict(REPORT)}
+
+
+ACCOUNT = Account(
+    memory_peak_bytes=64 << 20,
+    memory_events=(("max", 9), ("oom_kill", 2)),
+    pids_peak=7,
+    pids_events=(("max", 0),),
+    io=(("rbytes", 1), ("wbytes", 2)),
+)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        REPORT,
+        REPORT.replace(reason="oom", signal=9, code=None, oom_kills=2, cgroup=ACCOUNT),
+        REPORT.replace(error=SetupError("no"), reason="setup-failed", phase="clone"),
+        REPORT.replace(notes=(("what", "why"),), output_error="no space left on device"),
+    ],
+)
+def test_every_report_is_as_the_schema_says(report: Report) -> None:
+    assert violations(json.loads(report.to_json())) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("reason", "bored"), ("code", -1), ("code", "1"), ("exit_code", 256), ("schema", "2"),
+     ("layers", [1]), ("cgroup", {}), ("more", 1), ("wall_s", True), ("degradations", [{}])],
+)  # fmt: skip
+def test_the_schema_refuses_others(key: str, value: object) -> None:
+    report = json.loads(REPORT.to_json())
+    assert violations({**report, key: value})
+    assert violations({name: report[name] for name in report if name != "reason"})
+
+
+@pytest.mark.parametrize(
+    ("account", "status", "found"),
+    [
+        (ACCOUNT, 9, ("oom", 9)),
+        (ACCOUNT, 0, ("oom", 0)),  # a child was killed, the command went on
+        (ACCOUNT.replace(memory_events=(("oom_kill", 0),)), 9, ("signalled", 9)),
+        (
+            Account(pids_events=(("max", 3),)),
+            1 << 8,
+            ("pids-limit", 1 << 8),
+        ),
+        (None, 9, ("signalled", 9)),
+    ],
+)
+def test_what_the_group_counted_is_a_reason(
+    account: Account | None, status: int, found: tuple[str, int]
+) -> None:
+    ended = outcome(exited=exited(status))
+    assert conclude(ended, dropped=False, has_init=True, account=account) == found
+
+
+def test_an_init_that_was_killed_for_memory() -> None:
+    ended = outcome(done=done(9))
+    assert conclude(ended, dropped=False, has_init=True, account=ACCOUNT) == ("oom", 9)
+
+
+def test_people_hear_of_it() -> None:
+    report = REPORT.replace(reason="oom", oom_kills=2, memory_peak_bytes=64 << 20, pids_peak=7)
+    assert report.people()[:2] == [
+        "result  oom: exit code 3, 2 killed for want of memory",
+        "used    1.25 s wall, 0.75 s cpu, 64.0 MiB peak, 7 processes at most, 10 bytes of output",
+    ]
 
 
 def test_an_error_is_in_the_json() -> None:
