@@ -3,7 +3,7 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench soak native fuzz containment vm clean
+.PHONY: help setup run test lint bench soak native fuzz containment vm vm-systemd clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
@@ -15,7 +15,8 @@ help:
 	@echo "make containment  run the probe under sbx and its peers, write docs/containment.md"
 	@echo "make soak    thousands of runs, hundreds at once, storms of kills (SBX_SOAK, default 20 times make test's)"
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
-	@echo "make vm      the tests of escapes and of the kernel again, on the kernel of User-Mode Linux"
+	@echo "make vm      the tests of escapes, of the kernel and of control groups, on the kernel of User-Mode Linux"
+	@echo "make vm-systemd  scopes of the user's systemd, in a second guest (as root)"
 	@echo "make clean   remove what was built"
 
 setup:
@@ -44,6 +45,9 @@ vm:
 
 soak:
 	@$(DO) packages-test user venv-dev build soak
+
+vm-systemd:
+	@$(DO) packages-test user venv-dev build vm-systemd
 
 bench:
 	@$(DO) packages-test user venv build debian bench

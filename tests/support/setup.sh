@@ -311,6 +311,17 @@ run_vm() {
         "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin ${VM_ARGS:-$vm_tests}
 }
 
+# As root: the guest's files are root's.
+run_vm_systemd() {
+    [ "$(id -u)" = 0 ] || fail "the guest with systemd is booted by root" "run make vm-systemd as root"
+    sync_source
+    rm -rf "$state/guest" && mkdir -p "$state/guest"
+    cp "$source/tests/vm/systemd_scope.py" "$state/guest/"
+    say "scopes of systemd's in User-Mode Linux"
+    sh "$checkout/tests/vm/systemd.sh" "$shared/systemd-$(suite)" "$test_user" \
+        "exec python3 $state/guest/systemd_scope.py $venv/bin/sbx"
+}
+
 demo() {
     root=$(user_home)/.cache/sbx-dev/demo-rootfs
     sync_source
@@ -360,6 +371,7 @@ for word; do
         debian) make_debian ;;
         pytest) run_pytest ;;
         vm) run_vm ;;
+        vm-systemd) run_vm_systemd ;;
         demo) demo ;;
         soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
         bench) bench ;;
