@@ -184,6 +184,12 @@ def _accounts(root: str) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
+def _limits_matter(policy: Policy) -> bool:
+    """Whether somebody asked for a limit, or for a policy that does not go without them."""
+    keys = (f"resources.{name}" for name, _ in policy.resources)
+    return policy.refuses("cgroup") or any(map(policy.asked, keys))
+
+
 def _devices(policy: Policy) -> tuple[tuple[str, str], ...]:
     """The numbers of the block devices that are to be limited."""
     found = []
@@ -259,6 +265,6 @@ def gather(
         owners=_owners(root.path),
         files=_host_files() if policy.network.mode == "host" else (),
         accounts=(b"", b"") if account.name else _accounts(root.path),
-        cgroup=find_group(policy.resources.driver),
+        cgroup=find_group(policy.resources.driver, asked=_limits_matter(policy)),
         devices=_devices(policy),
     )

@@ -70,7 +70,7 @@ def main() -> None:
     """Every step, the first that fails ends it."""
     run("rootfs", "from-host", ROOT, "sh", "cat", "tail", "sleep", "true")
     with step("a scope of its own"):
-        assert sandbox(ROOT, "cat", "/proc/self/cgroup") == "0::/\n"
+        assert sandbox("-m", "1G", ROOT, "cat", "/proc/self/cgroup") == "0::/\n"
         found = report()
         assert "cgroup" in found["layers"], found  # type: ignore[operator]
         assert found["memory_peak_bytes"]
@@ -91,6 +91,9 @@ def main() -> None:
         assert "was not given io" in run("run", "--read-only", *words, expect=125)
     with step("exec"):
         joined()
+    with step("a plain run asks for no scope"):
+        sandbox(ROOT, "true")
+        assert report()["cgroup"] is None
     with step("no driver"):
         Path("/tmp/own.toml").write_text('extends = "default"\n[resources]\ndriver = "none"\n')
         sandbox("--policy", "/tmp/own.toml", ROOT, "true")

@@ -50,8 +50,12 @@ def _driver(name: str) -> Driver:
     return delegated
 
 
-def find_group(wanted: str = "auto") -> Available:
-    """What the first driver that works could make; `driver` is "" when none does, with causes."""
+def find_group(wanted: str = "auto", *, asked: bool = True) -> Available:
+    """What the first driver that works could make; `driver` is "" when none does, with causes.
+
+    Speaking to systemd takes about as long as the rest of a start: "auto" does it only where
+    limits were `asked` for.
+    """
     if wanted == "none":
         return Available("", cause='resources.driver is "none"', cure="use another driver")
     if not os.path.exists(f"{UNIFIED}/cgroup.controllers"):
@@ -60,6 +64,9 @@ def find_group(wanted: str = "auto") -> Available:
     bare = None
     causes = []
     for name in DRIVERS if wanted == "auto" else (wanted,):
+        if name == "systemd" and wanted == "auto" and not asked:
+            causes.append("systemd: makes a scope where limits are asked for")
+            continue
         found = _driver(name).find()
         if found.driver and found.controllers:
             return found

@@ -130,6 +130,10 @@ def test_the_first_with_controllers_is_taken(
     monkeypatch.setattr(root, "find", lambda: Available("", cause="not run by root"))
     monkeypatch.setattr(systemd, "find", lambda: Available("systemd", ("memory",)))
     assert cgroup.find_group().driver == "systemd"
+    assert cgroup.find_group("systemd", asked=False).driver == "systemd"
+    plain = cgroup.find_group(asked=False)
+    assert (plain.driver, plain.controllers) == ("delegated", ())
+    assert "systemd: makes a scope where limits are asked for" in plain.cause
     monkeypatch.setattr(systemd, "find", lambda: Available("", cause="no manager"))
     found = cgroup.find_group()
     assert (found.driver, found.parent) == ("delegated", "/x")
