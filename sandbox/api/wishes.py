@@ -54,16 +54,13 @@ def overrides(
     """The keywords as the content of a policy: only what was given.
 
     `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds all the
-    processes and threads of the sandbox together. Raises HostError for limits that nothing
-    can hold yet: `memory` and `cpus` need a cgroup, `allow` a network of the sandbox's own.
+    processes and threads of the sandbox together; `memory` and `cpus` need a control group,
+    see [resources] of a policy. Raises HostError for what nothing can hold yet: `allow` needs a
+    network of the sandbox's own.
     """
     lacking = [
         f"{name}={value!r}: needs {what}, and sbx has no driver for one yet"
-        for name, value, what in (
-            ("memory", memory, "a cgroup"),
-            ("cpus", cpus, "a cgroup"),
-            ("allow", list(allow) or None, "a filtered network"),
-        )
+        for name, value, what in (("allow", list(allow) or None, "a filtered network"),)
         if value is not None
     ]
     if lacking:
@@ -76,6 +73,8 @@ def overrides(
         ("filesystem", "mounts"): [absolute_mount(mount) for mount in mounts] or None,
         ("network", "mode"): network,
         ("rlimits", "nproc"): pids,
+        ("resources", "memory"): memory,
+        ("resources", "cpus"): cpus,
     }
     sections: dict[str, dict[str, Any]] = {}
     for (section, key), value in values.items():
