@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,15 @@ def on_a_terminal(command: str, env: dict[str, str], cwd: Path) -> int:
         return child.wait(60)
 
 
+@pytest.fixture
+def _nothing_stays(sbx: Sbx) -> Iterator[None]:
+    """A tour that is broken off leaves no sandbox in the background."""
+    yield
+    sbx("rm", "-f", "box")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_nothing_stays")
 def test_tour(sbx: Sbx, tmp_path: Path) -> None:
     env = {**sbx.env, "PATH": f"{Path(sbx.path).parent}{os.pathsep}{os.environ['PATH']}"}
     outputs: dict[str, str] = {}
