@@ -150,7 +150,7 @@ def _run(
     def enter_group(launcher: int) -> tuple[str, int]:
         from sandbox.services import cgroup
 
-        entered.append(cgroup.enter_group(*group or ("", "", 0), launcher))
+        entered.append(cgroup.enter_group(*group, launcher))
         return known.name, entered[0].fd
 
     try:
@@ -161,7 +161,7 @@ def _run(
             pass_fds=command.pass_fds,
             merge_stderr=connection.merge_stderr,
             namespaces=namespaces,
-            cgroup=enter_group if group else None,
+            cgroup=enter_group if group[0] else None,
         )
         streams.attach(launched, terminal=command.tty)
         outcome = yield from Supervisor(

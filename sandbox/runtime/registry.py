@@ -41,7 +41,7 @@ class Description(Record):
 
     `pid` and `started_ticks` (proc(5), field 22) tell the launcher from a later process with
     its number, `boot_id` from one of an earlier boot. `capabilities`: what user 0 and what
-    others may keep, as masks. `cgroup`: the driver, the folder and the inode of its control group.
+    others may keep, as masks. `cgroup`: driver, folder and inode of its control group, "" for none.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Description(Record):
     layers: tuple[str, ...] = ()
     degradations: tuple[tuple[str, str, str], ...] = ()
     capabilities: tuple[int, int] = (0, 0)
-    cgroup: tuple[str, str, int] | None = None
+    cgroup: tuple[str, str, int] = ("", "", 0)
 
 
 _SAMPLE = dict(Description("", "", 0.0, "", "", (), ""))

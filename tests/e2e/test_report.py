@@ -158,7 +158,7 @@ def test_copy_is_chosen_aloud(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
         (("--timeout", "0.3s", "sleep", "60"), "timeout", None),
         (("--output-limit", "10", "seq", "1000"), "output-limit", None),
         (("no-such-command",), "setup-failed", "exec"),
-        (("--workdir", "/nowhere", "true"), "setup-failed", "security"),
+        (("--workdir", "/nowhere", "true"), "setup-failed", "prepare"),
         (("-v", "/nowhere:/x", "true"), "setup-failed", "prepare"),
     ],
 )
