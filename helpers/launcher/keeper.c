@@ -205,12 +205,16 @@ static int pass_order(struct keeper *k, unsigned char order)
 		return errno = ESRCH, -1;
 	if ((order == ORDER_FREEZE || order == ORDER_THAW) && has_cgroup())
 		return cgroup_write("cgroup.freeze", order == ORDER_FREEZE ? "1" : "0");
-	/* A sandbox that is held takes the next byte as the word to go on. */
-	if (order && !k->ready)
-		return errno = EAGAIN, -1;
 	if (order && !k->has_init)
 		return order <= 64 ? send_signal(k, order) : (errno = EOPNOTSUPP, -1);
 	return write(FD_LIFELINE_END, &order, 1) == 1 ? 0 : -1;
+}
+
+/* From others, who cannot know how far it is: a sandbox that is held would take the next byte as
+ * the word to go on. Who started it keeps orders back as long as it is held. */
+static int pass_request(struct keeper *k, unsigned char order)
+{
+	return k->ready ? pass_order(k, order) : (errno = EAGAIN, -1);
 }
 
 static void on_upstream(struct keeper *k)
@@ -220,7 +224,7 @@ static void on_upstream(struct keeper *k)
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (n == 1 && order <= 64) {
-		if (pass_order(k, order) < 0 && errno != EAGAIN)
+		if (pass_order(k, order) < 0)
 			kill_all(k);
 		return;
 	}
@@ -247,7 +251,7 @@ static void answer(struct keeper *k, int client)
 	case 'S':
 		k->stopping |= request[1] == SIGTERM || request[1] == SIGKILL;
 		send_order(request[1]);
-		result = request[1] == 0 || request[1] > 64 ? (errno = EINVAL, -1) : pass_order(k, request[1]);
+		result = request[1] == 0 || request[1] > 64 ? (errno = EINVAL, -1) : pass_request(k, request[1]);
 		break;
 	case 'K':
 		k->stopping = 1;
@@ -256,7 +260,7 @@ static void answer(struct keeper *k, int client)
 		break;
 	case 'F':
 	case 'T':
-		result = pass_order(k, request[0] == 'F' ? ORDER_FREEZE : ORDER_THAW);
+		result = pass_request(k, request[0] == 'F' ? ORDER_FREEZE : ORDER_THAW);
 		if (result == 0)
 			send_order(request[0] == 'F' ? ORDER_FREEZE : ORDER_THAW);
 		break;

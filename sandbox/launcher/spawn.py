@@ -51,6 +51,19 @@ class Kept(Record):
     owned: bool = False
 
 
+def private_copy(fd: int) -> int:
+    """A close-on-exec copy of `fd` at a number that is no place of the launcher's.
+
+    Raises HostError when RLIMIT_NOFILE leaves none.
+    """
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EMFILE):
+            raise
+        raise _too_few_descriptors() from error
+
+
 class Descriptors:
     """Descriptors that are closed together unless they were given away before."""
 
@@ -71,12 +84,7 @@ class Descriptors:
 
     def copy(self, fd: int) -> int:
         """Own a close-on-exec copy of `fd` at a private number."""
-        try:
-            return self.keep(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_PRIVATE))
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EMFILE):
-                raise
-            raise _too_few_descriptors() from error
+        return self.keep(private_copy(fd))
 
     def give(self, fd: int) -> int:
         """Stop owning `fd`."""

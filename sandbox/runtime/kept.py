@@ -7,7 +7,6 @@ keeper's.
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
 import time
 
@@ -73,13 +72,17 @@ class Kept:
         )
         self._locks: list[int] = []
         self._control: _socket.socket | None = None
-        self.hold(lock)
+        try:
+            self.hold(lock)
+        except BaseException:
+            self.discard()
+            raise
 
     def hold(self, lock: int) -> None:
         """Keep a descriptor of a locked file open as long as the sandbox lives; it is ours now."""
         # The launcher finds it under this number, which must be none of its own places.
         try:
-            self._locks.append(fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, spawn.FIRST_PRIVATE))
+            self._locks.append(spawn.private_copy(lock))
         finally:
             os.close(lock)
 

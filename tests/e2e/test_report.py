@@ -144,10 +144,14 @@ def test_status_descriptor(sbx: Sbx, rootfs: Path) -> None:
 
 
 def test_copy_is_chosen_aloud(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
-    done = sbx("run", "--storage", "copy", "--report", tmp_path / "r", rootfs, "true")
+    policy = tmp_path / "copy.toml"
+    policy.write_text('extends = "default"\n[filesystem]\nroot = "copy"\n')
+    done = sbx("run", "--policy", policy, "--report", tmp_path / "r", rootfs, "true")
     report = json.loads((tmp_path / "r").read_text())
     assert report["storage"] == "copy"
-    assert "copy" in done.stderr
+    assert "preparing a copy" in done.stderr
+    asked = sbx("run", "--storage", "copy", rootfs, "true")
+    assert "preparing" not in asked.stderr
 
 
 @pytest.mark.parametrize(
