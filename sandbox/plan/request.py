@@ -48,8 +48,8 @@ class Request(Record):
     itself, `pinned` the (folder, place inside, read-only) on the way there, `env` the caller's
     environment, `hard_limits` the caller's own hard limits by name (None = unlimited), `program`
     the compiled filter, `warnings` what its profile named in vain. `owners` are the host's user
-    ids that own the root file system's top. `files` are (path inside, content) of the host's
-    files for a shared network, `accounts` the root's own passwd and group, looked up where the
+    ids that own the root file system's top. `files` are (path inside, content) of what
+    comes with the network, `accounts` the root's own passwd and group, looked up where the
     payload's user has no line, b"" for what is no regular file. `cgroup` None: nobody has looked.
     `devices` are ("/dev/name", "major:minor") of what resources.io_max names.
     """

@@ -222,8 +222,9 @@ def gather(
     storage: str,
     upper: str = "",
     pass_fds: tuple[int, ...] = (),
+    files: tuple[tuple[str, bytes], ...] = (),
 ) -> Request:
-    """The Request for one run; makes at most sbx's own folders.
+    """The Request for one run; makes at most sbx's own folders. `files` come with its network.
 
     Raises RootfsError and PolicyError.
     """
@@ -263,7 +264,7 @@ def gather(
         upper=upper,
         program=compiled.filter,
         owners=_owners(root.path),
-        files=_host_files() if policy.network.mode == "host" else (),
+        files=_host_files() if policy.network.mode == "host" else files,
         accounts=(b"", b"") if account.name else _accounts(root.path),
         cgroup=find_group(policy.resources.driver, asked=_limits_matter(policy)),
         devices=_devices(policy),

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
     from sandbox.runtime.supervise import Outcome, Turns
-    from sandbox.services import Service
     from sandbox.services.cgroup.account import Account
+    from sandbox.services.network import Network
     from sandbox.services.storage.layer import Layer
 
     Notify = Callable[[str, str], None]
@@ -167,8 +167,15 @@ def start_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Folder
         session.close()
 
 
-def _compile(policy: Policy, facts: HostFacts, task: Task, storage: str, made: str = "") -> Plan:
-    """`made` is what the storage's driver has prepared, "" as long as it has not."""
+def _compile(
+    policy: Policy,
+    facts: HostFacts,
+    task: Task,
+    storage: str,
+    made: str = "",
+    network: Network | None = None,
+) -> Plan:
+    """`made` is what the storage's driver has prepared, "" as long as it has not, and so None."""
     env = dict(os.environ) if task.env is None else dict(task.env)
     on_disk = storage == DISK_OVERLAY
     request = gather(
@@ -180,6 +187,7 @@ def _compile(policy: Policy, facts: HostFacts, task: Task, storage: str, made: s
         storage="overlay" if on_disk else storage,
         upper=made or runs_dir() if on_disk else "",
         pass_fds=task.pass_fds,
+        files=network.files if network else (),
     )
     return compile_plan(policy, facts, request)
 
@@ -203,7 +211,7 @@ class _Session:
         self._plan: Plan | None = None
         self._overlay_refused = False
         self._told: set[tuple[str, str]] = set()
-        self._services: list[Service] = []
+        self._network: Network | None = None
         self._storage_reason = ""
         self._named = named
         self._kept: Kept | None = None
@@ -325,15 +333,41 @@ class _Session:
     def _run_plan(
         self, facts: HostFacts, storage: str, reason: str, made: str, layer: Layer | None
     ) -> Turns[Outcome]:
-        plan = _compile(self._policy, facts, self._task, storage, made)
-        if plan.cgroup:
-            from sandbox.runtime.grouped import Grouped
-
-            self._group = Grouped(plan.cgroup, self._tell)
         try:
+            self._prepare_network()
+            plan = _compile(self._policy, facts, self._task, storage, made, self._network)
+            if plan.cgroup:
+                from sandbox.runtime.grouped import Grouped
+
+                self._group = Grouped(plan.cgroup, self._tell)
             return (yield from self._run_compiled(plan, made, reason, layer))
         finally:
-            self._drop_group()
+            try:
+                self._drop_group()
+            finally:
+                self._leave_network()
+
+    def _prepare_network(self) -> None:
+        if network_mode(self._policy).service:
+            from sandbox.services.network import DRIVERS as NETWORKS
+
+            prepare = NETWORKS[self._policy.network.mode]
+            self._network = prepare(self._policy, self._task.name, self._tell)
+
+    def _connect(self, pid: int) -> None:
+        """While the sandbox is held; `pid` is its init."""
+        if self._network:
+            self._network.connect(pid, ())
+
+    def _leave_network(self) -> None:
+        """After the sandbox, or when it is left alone; what stays is said."""
+        network, self._network = self._network, None
+        if network is None:
+            return
+        try:
+            network.close(living=self._living)
+        except SbxError as error:
+            self._tell(error.what, "; ".join(error.problems) or error.cause)
 
     def _drop_group(self) -> None:
         if self._group:
@@ -349,6 +383,8 @@ class _Session:
                 self._kept.hold(self._group.share())
             if layer:
                 self._kept.hold(layer.share())
+            for lock in self._network.share() if self._network else ():
+                self._kept.hold(lock)
             plan = self._kept.adopt(plan, reason)
         self._plan, self._storage_reason = plan, reason
         for lost in plan.degradations:
@@ -424,7 +460,7 @@ class _Session:
                 grace_s=process.grace,
                 terminal=terminal,
                 notice=self._on_event,
-                prepare=self._start_services if network_mode(self._policy).service else None,
+                prepare=self._connect if self._network else None,
                 detach=self._detach,
                 orders=options.orders,
             )
@@ -433,21 +469,6 @@ class _Session:
             if launched:
                 launched.close()
             inbox.close()
-            self._stop_services()
-
-    def _start_services(self, pid: int) -> None:
-        """Start what the sandbox is held for; `pid` is its init."""
-        from sandbox.services.network import DRIVERS as NETWORKS
-
-        self._services.append(NETWORKS[self._policy.network.mode](self._policy, pid))
-
-    def _stop_services(self) -> None:
-        """After the sandbox, the last one first; what stays is said."""
-        while self._services:
-            try:
-                self._services.pop().close()
-            except SbxError as error:
-                self._tell(error.what, "; ".join(error.problems) or error.cause)
 
     def _on_event(self, event: Event) -> None:
         if event.kind == events.STARTED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,25 @@ class Driver:
     def __init__(self, fails: str = "") -> None:
         self.fails = fails
         self.found: dict[str, str] = {}
+        self.files: tuple[tuple[str, bytes], ...] = ()
         self.pid = 0
         self.closed = False
 
-    def __call__(self, policy: Policy, pid: int) -> Driver:
+    def __call__(self, policy: Policy, name: str, tell: Callable[[str, str], None]) -> Driver:
         assert policy.network.mode == "none"
+        if self.fails == "before":
+            raise SetupError("cannot reach the network")
+        tell("a driver is at work", f"for {name}")
+        self.files = (("/etc/hosts", b"192.0.2.1 elsewhere\n"),)
+        return self
+
+    def share(self) -> tuple[int, ...]:
+        """As a driver's handle."""
+        return ()
+
+    def connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
+        """As a driver's handle."""
+        assert not descriptors
         self.pid = pid
         for name in ("net", "user", "pid"):
             self.found[name] = os.readlink(f"/proc/{pid}/ns/{name}")
@@ -39,10 +54,10 @@ class Driver:
         self.found["interfaces"] = Path(f"/proc/{pid}/net/dev").read_text()
         if self.fails == "start":
             raise SetupError("cannot reach the network")
-        return self
 
-    def close(self) -> None:
+    def close(self, *, living: bool) -> None:
         """As a driver's handle."""
+        assert not living
         assert not Path(f"/proc/{self.pid}").exists()
         self.closed = True
         if self.fails == "end":
@@ -88,8 +103,28 @@ def test_a_driver_that_fails_ends_the_sandbox(rootfs: Path, held: Driver, tmp_pa
     with pytest.raises(SetupError, match="cannot reach the network"):
         run(rootfs, "touch", "/mnt/ran", filesystem={"mounts": mounts})
     assert not Path(f"/proc/{held.pid}").exists()
-    assert not held.closed
+    assert held.closed
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_driver_that_cannot_begin_ends_the_run(rootfs: Path, held: Driver) -> None:
+    held.fails = "before"
+    with pytest.raises(SetupError, match="cannot reach the network"):
+        run(rootfs, "true")
+    assert not held.pid
+    assert not held.closed
+
+
+def test_files_of_the_network_are_shown_inside(rootfs: Path, held: Driver) -> None:
+    out = bytearray()
+    told: list[tuple[str, str]] = []
+    argv = ["cat", "/etc/hosts"]
+    report = run(rootfs, *argv, out=out, told=lambda *words: told.append(words))
+    assert report.exit_code == 0
+    assert out.decode().startswith("127.0.0.1 localhost ")
+    assert out.decode().endswith("192.0.2.1 elsewhere\n")
+    assert any(what == "a driver is at work" for what, _ in told)
+    assert held.closed
 
 
 def test_a_driver_that_cannot_clean_up_is_told(rootfs: Path, held: Driver) -> None:

@@ -1,9 +1,10 @@
 """What connects a sandbox to a network, beside it: the registry of drivers.
 
 A mode whose plan holds the sandbox (`plan.network.MODES`, `service`) has a driver here under the
-same name. It is started while the sandbox is held, with the policy and the pid of the sandbox's
-init, through which it finds the namespaces: /proc/PID/ns. It returns once the network is usable,
-and its handle takes back, after the end, what it made. The modes none and host need no driver.
+same name. It prepares before the plan is made: what it decides there, such as the address, the plan
+may show inside. While the sandbox is held it connects it, through the pid of the sandbox's init,
+which tells the namespaces: /proc/PID/ns. After the end its handle takes back what it made. The
+modes none and host need no driver.
 """
 
 from __future__ import annotations
@@ -11,10 +12,35 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from sandbox.policy.model import Policy
-    from sandbox.services import Service
 
-    Start = Callable[[Policy, int], Service]
+    Tell = Callable[[str, str], None]
 
-DRIVERS: dict[str, Start] = {}
+    class Network(Protocol):
+        """One sandbox's place in a network, from before its plan until after its end.
+
+        `files`: (path, content) of files inside that come with it, added to what is there.
+        """
+
+        files: tuple[tuple[str, bytes], ...]
+
+        def share(self) -> tuple[int, ...]:
+            """Descriptors of locked files that the launcher of a kept sandbox holds as well: what
+            they stand for is in use as long as it lives. The caller closes them."""
+
+        def connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
+            """Make the network usable. `pid`: the sandbox's init, which waits; `descriptors`:
+            what its launcher has opened inside, in the plan's order, ours to close. Raises
+            SbxError."""
+
+        def close(self, *, living: bool) -> None:
+            """Take back what was made; `living`: only let go, the sandbox goes on without us.
+            Raises SbxError naming what stays."""
+
+    # Policy, the sandbox's name (also of its host entry), and who hears what the user should know.
+    # Raises SbxError with nothing made.
+    Prepare = Callable[[Policy, str, Tell], Network]
+
+DRIVERS: dict[str, Prepare] = {}
