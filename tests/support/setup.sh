@@ -373,7 +373,7 @@ for word; do
         vm) run_vm ;;
         vm-systemd) run_vm_systemd ;;
         demo) demo ;;
-        soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
+        soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="-rP tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
         bench) bench ;;
         where) where ;;
         clean) clean ;;
