@@ -57,7 +57,19 @@ class Text(_ParamType):
             choices = _policy_names()
             if "/" in incomplete:
                 return files(incomplete)
+        if self.complete in {"sandbox", "living"}:
+            choices = _sandbox_names(dead=self.complete == "sandbox")
         return [CompletionItem(name) for name in choices if name.startswith(incomplete)]
+
+
+def _sandbox_names(*, dead: bool) -> tuple[str, ...]:
+    registry = import_module("sandbox.runtime.registry")
+    names = []
+    for folder in registry.everyone():
+        if dead or folder.lives():
+            names.append(folder.name)
+        folder.close()
+    return tuple(names)
 
 
 def _policy_names() -> tuple[str, ...]:

@@ -6,7 +6,7 @@ ends it. Nothing here knows what a policy may hold: that is checked where all la
 
 from __future__ import annotations
 
-from sandbox.cli.options import RUN_OPTIONS, Option
+from sandbox.cli.options import RUN_OPTIONS
 from sandbox.errors import UsageError
 from sandbox.record import Record
 
@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sandbox.cli.forms import Option
     from sandbox.cli.parse import Parsed, Raw
 
 

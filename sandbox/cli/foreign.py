@@ -9,7 +9,7 @@ from __future__ import annotations
 from sandbox.cli.commands.run import policy_problems
 from sandbox.cli.flags import problems_error, read_flags
 from sandbox.cli.groups import near_name, usage_hint
-from sandbox.cli.options import RUN_OPTIONS
+from sandbox.cli.options import RUN_FORM, RUN_OPTIONS
 from sandbox.cli.parse import misread
 from sandbox.errors import UsageError
 
@@ -85,7 +85,7 @@ _FOLLOWING = {name: values for name, (values, _hint) in FOREIGN.items()}
 
 def wrong_line(argv: list[str], program: str) -> UsageError | None:
     """Everything wrong with the options of a line of `run`, if it has some that do not exist."""
-    parsed, unknown = misread(argv, _FOLLOWING)
+    parsed, unknown = misread(argv, _FOLLOWING, RUN_FORM)
     if not unknown:
         return None
     known = [name for option in RUN_OPTIONS for name in option.names]

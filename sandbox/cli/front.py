@@ -1,6 +1,6 @@
 """The click side: help, usage errors, completion, and the commands that need no fast start.
 
-`run` and `explain` are built from the same table that `parse` reads. Click's own words never
+Most commands are built from the same forms that `parse` reads. Click's own words never
 reach the user: every error becomes a UsageError and is printed where all errors are.
 """
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandbox.cli import completion, foreign
+from sandbox.cli.forms import LAUNCHING, find_form
 from sandbox.cli.groups import Command, CommandGroup, usage_hint
-from sandbox.cli.options import GROUPS, RUN_OPTIONS, Option
+from sandbox.cli.options import GROUPS, RUN_OPTIONS
 from sandbox.cli.parse import make_parsed
 from sandbox.errors import UsageError
 
 if TYPE_CHECKING:
+    from sandbox.cli.forms import Argument, Form, Option
     from sandbox.cli.parse import Parsed, Raw
 
 
@@ -40,63 +42,62 @@ _EXPLAIN_HELP = """Show what `sbx run` with the same arguments would do, and sta
 
 Every step names where it came from: a policy, an option, or sbx itself.
 """
-_TABLE_COMMANDS = {"run": (_RUN_HELP, _RUN_EPILOG), "explain": (_EXPLAIN_HELP, "")}
-# Sections of the help: each command, the module it is in where it is not its own, what it does.
-_SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+_HELP = {"run": (_RUN_HELP, _RUN_EPILOG), "explain": (_EXPLAIN_HELP, "")}
+# Sections of the help: each command, and what it does.
+_SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Run",
         (
-            ("run", "", "Run a command in a sandbox."),
-            ("exec", "", "Run a further command in a running sandbox."),
-            ("cp", "", "Copy files into and out of a running sandbox."),
-            ("explain", "", "Show the plan of a run and where each step comes from."),
+            ("run", "Run a command in a sandbox."),
+            ("exec", "Run a further command in a running sandbox."),
+            ("cp", "Copy files into and out of a running sandbox."),
+            ("explain", "Show the plan of a run and where each step comes from."),
         ),
     ),
     (
         "Living sandboxes",
         (
-            ("attach", "", "Connect to the command of a sandbox in the background."),
-            ("wait", "control", "Wait for the end of sandboxes; print their exit codes."),
-            ("stop", "control", "End sandboxes, after a while by force."),
-            ("kill", "control", "Send a signal to sandboxes, KILL to all their processes."),
-            ("pause", "control", "Stop all processes of sandboxes for a while."),
-            ("unpause", "control", "Let paused sandboxes go on."),
-            ("rename", "control", "Give a sandbox another name."),
-            ("rm", "control", "Remove what is kept of sandboxes that have ended."),
-            ("prune", "control", "Remove all sandboxes that have ended."),
+            ("attach", "Connect to the command of a sandbox in the background."),
+            ("wait", "Wait for the end of sandboxes; print their exit codes."),
+            ("stop", "End sandboxes, after a while by force."),
+            ("kill", "Send a signal to sandboxes, KILL to all their processes."),
+            ("pause", "Stop all processes of sandboxes for a while."),
+            ("unpause", "Let paused sandboxes go on."),
+            ("rename", "Give a sandbox another name."),
+            ("rm", "Remove what is kept of sandboxes that have ended."),
+            ("prune", "Remove all sandboxes that have ended."),
         ),
     ),
     (
         "Look",
         (
-            ("ps", "", "List sandboxes."),
-            ("logs", "", "Show the output of a sandbox in the background."),
-            ("inspect", "look", "Show everything that is known of sandboxes."),
-            ("top", "look", "List the processes of a sandbox."),
-            ("stats", "look", "Show what sandboxes use."),
-            ("port", "look", "List the published ports of a sandbox."),
-            ("events", "look", "Show what happens to sandboxes."),
+            ("ps", "List sandboxes."),
+            ("logs", "Show the output of a sandbox in the background."),
+            ("inspect", "Show everything that is known of sandboxes."),
+            ("top", "List the processes of a sandbox."),
+            ("stats", "Show what sandboxes use."),
+            ("port", "List the published ports of a sandbox."),
+            ("events", "Show what happens to sandboxes."),
         ),
     ),
     (
         "Files and policies",
         (
-            ("rootfs", "", "Make root file systems."),
-            ("layer", "", "Handle what runs with --persist have kept."),
-            ("policy", "", "List, show and check policies."),
+            ("rootfs", "Make root file systems."),
+            ("layer", "Handle what runs with --persist have kept."),
+            ("policy", "List, show and check policies."),
         ),
     ),
     (
         "This machine",
         (
-            ("doctor", "", "Find out what this machine can do, with cures for what it cannot."),
-            ("version", "", "Show the version."),
-            ("completion", "", "Print the completion script of a shell."),
+            ("doctor", "Find out what this machine can do, with cures for what it cannot."),
+            ("version", "Show the version."),
+            ("completion", "Print the completion script of a shell."),
         ),
     ),
 )
-_MODULES = {name: module for _, rows in _SECTIONS for name, module, _ in rows}
-_SHORT_HELP = {name: text for _, rows in _SECTIONS for name, _, text in rows}
+_SHORT_HELP = {name: text for _, rows in _SECTIONS for name, text in rows}
 
 
 def _identifier(option: Option) -> str:
@@ -110,27 +111,50 @@ def _click_option(option: Option) -> click.Option:
     if option.kind == "negatable":
         names = [f"{option.name}/{option.negative}", _identifier(option)]
         return click.Option(names, is_flag=True, **shared)
+    text = completion.Text(option.metavar, option.choices, option.complete)
     return click.Option(
         [*option.names, _identifier(option)],
-        type=completion.Text(option.metavar, option.choices, option.complete),
-        metavar=option.metavar,
+        type=click.Choice(option.choices) if option.closed else text,
+        metavar=None if option.closed else option.metavar,
         multiple=option.kind == "repeat",
         **shared,
     )
 
 
-class _RunCommand(Command):
-    """A command with the options of the table, shown in its groups."""
+def _place(argument: Argument) -> str:
+    """The name of an argument: of COMMAND [ARG]... and [SANDBOX]... the first word in it."""
+    return argument.metavar.partition(" ")[0].strip("[].").lower()
+
+
+def _click_argument(argument: Argument) -> click.Argument:
+    return click.Argument(
+        [_place(argument)],
+        nargs=1 if argument.count == "one" else -1,
+        required=argument.count != "any",
+        type=completion.Text(argument.metavar, complete=argument.complete),
+        metavar=argument.metavar,
+    )
+
+
+class _FormCommand(Command):
+    """A command with a form; options that have groups are shown in them."""
+
+    def __init__(self, form: Form, **more: Any) -> None:
+        super().__init__(form.name, **more)
+        self.form = form
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
-        # What follows ROOTFS belongs to the command, also what looks like an option.
-        if ctx.params.get("rootfs"):
-            return completion.files(incomplete)
+        # What follows the first argument may belong to the command, also what looks like an option.
+        if not self.form.free and ctx.params.get(_place(self.form.arguments[0])):
+            return self.params[-1].shell_complete(ctx, incomplete)
         return super().shell_complete(ctx, incomplete)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.form.name not in LAUNCHING:
+            super().format_options(ctx, formatter)
+            return
         shown = {p.name: p for p in self.params}
         for group in GROUPS:
             found = [shown[_identifier(o)] for o in RUN_OPTIONS if o.group == group]
@@ -141,39 +165,36 @@ class _RunCommand(Command):
                 formatter.write_dl([r for p in found if (r := p.get_help_record(ctx))])
 
 
-def parsed_values(values: dict[str, Any]) -> Parsed:
+def parsed_values(values: dict[str, Any], form: Form) -> Parsed:
     """Return what `parse` gives for the same line."""
-    rootfs, command = values.pop("rootfs"), values.pop("command")
-    names = {_identifier(option): option.name for option in RUN_OPTIONS}
-    given: dict[str, Raw] = {
-        names[name]: value for name, value in values.items() if value is not None and value != ()
-    }
-    return make_parsed(given, rootfs, command, RUN_OPTIONS)
+    words: list[str] = []
+    for argument in form.arguments:
+        value = values[_place(argument)]
+        words += [value] if argument.count == "one" else value
+    found = ((option.name, values[_identifier(option)]) for option in form.options)
+    given: dict[str, Raw] = {name: raw for name, raw in found if raw is not None and raw != ()}
+    return make_parsed(given, words, form)
 
 
-def _table_command(name: str, text: str, epilog: str) -> click.Command:
-    def start(**values: Any) -> Any:
-        return import_module(f"sandbox.cli.commands.{name}").main(parsed_values(values))
+def _form_command(form: Form) -> click.Command:
+    start = form.load()
 
-    return _RunCommand(
-        name,
-        params=[
-            *(_click_option(option) for option in RUN_OPTIONS),
-            click.Argument(["rootfs"], type=completion.Text("ROOTFS", complete="dir")),
-            click.Argument(
-                ["command"],
-                nargs=-1,
-                required=True,
-                type=completion.Text("COMMAND", complete="file"),
-                metavar="COMMAND [ARG]...",
-            ),
-        ],
-        callback=start,
+    def run(**values: Any) -> Any:
+        return start(parsed_values(values, form))
+
+    text, epilog = _HELP.get(form.name, (start.__doc__, ""))
+    settings: dict[str, Any] = {"allow_interspersed_args": form.free}
+    if any("-h" in option.names for option in form.options):
+        settings["help_option_names"] = ["--help"]
+    return _FormCommand(
+        form,
+        params=[*map(_click_option, form.options), *map(_click_argument, form.arguments)],
+        callback=run,
         help=text,
-        short_help=_SHORT_HELP[name],
+        short_help=_SHORT_HELP[form.name],
         epilog=epilog,
         options_metavar="[OPTIONS]",
-        context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]},
+        context_settings=settings,
     )
 
 
@@ -184,21 +205,21 @@ class _Commands(CommandGroup):
         return list(_SHORT_HELP)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _TABLE_COMMANDS:
-            return _table_command(cmd_name, *_TABLE_COMMANDS[cmd_name])
+        form = find_form(cmd_name)
+        if form:
+            return _form_command(form)
         if cmd_name == "completion":
             return completion.command
         if cmd_name not in _SHORT_HELP:
             return None
-        family = import_module(f"sandbox.cli.commands.{_MODULES[cmd_name] or cmd_name}")
-        command: click.Command = getattr(family, cmd_name if _MODULES[cmd_name] else "command")
+        command: click.Command = import_module(f"sandbox.cli.commands.{cmd_name}").command
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _SHORT_HELP))
         for title, rows in _SECTIONS:
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), text) for name, _, text in rows])
+                formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -257,7 +278,7 @@ def _plea_for_help(argv: list[str]) -> list[str]:
 def _usage_error(error: click.ClickException, argv: list[str]) -> UsageError:
     """Return the same error in our words."""
     context = getattr(error, "ctx", None)
-    plain = argv[0] if argv and argv[0] in _TABLE_COMMANDS else ""
+    plain = argv[0] if argv and argv[0] in LAUNCHING else ""
     program = f"sbx {plain}" if plain else context.command_path if context else "sbx"
     if plain and (wrong := foreign.wrong_line(argv[1:], program)):
         return wrong

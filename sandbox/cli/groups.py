@@ -6,17 +6,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from sandbox.cli import render
 from sandbox.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType
+    from collections.abc import Iterable
 
 
 def usage_hint(program: str, wrong: str = "", known: Iterable[str] = ()) -> str:
@@ -48,46 +43,6 @@ class _OwnHelp(click.Command):
 
 class Command(_OwnHelp):
     """One command."""
-
-
-class SandboxName(_ParamType):
-    """The name or id of a sandbox, completed from those that are there."""
-
-    name = "sandbox"
-
-    def __init__(self, *, dead: bool) -> None:
-        self._dead = dead
-
-    def shell_complete(
-        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """The names that begin so."""
-        from sandbox.runtime.registry import everyone
-
-        names = []
-        for folder in everyone():
-            if self._dead or folder.lives():
-                names.append(folder.name)
-            folder.close()
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-living = click.argument("sandbox", type=SandboxName(dead=False), metavar="SANDBOX")
-known = click.argument("sandbox", type=SandboxName(dead=True), metavar="SANDBOX")
-several_living, several_known = (
-    click.argument(
-        "sandboxes", nargs=-1, required=True, type=SandboxName(dead=dead), metavar="SANDBOX..."
-    )
-    for dead in (False, True)
-)
-debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
-
-
-def format_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """--format, of which the first choice is the default."""
-    return click.option(
-        "--format", "form", type=click.Choice(choices), default=choices[0], help="How it is shown."
-    )
 
 
 class CommandGroup(_OwnHelp, click.Group):

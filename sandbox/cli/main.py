@@ -1,6 +1,6 @@
 """The entry point of `sbx`: find the command, run it, print its error once, return a code.
 
-`run` and `explain` are read without click, which costs more to import than the rest together;
+Commands with a form are read without click, which costs more to import than the rest together;
 all other commands, all help and all usage errors go through `front`.
 """
 
@@ -11,6 +11,7 @@ import sys
 import time
 
 from sandbox.cli import render
+from sandbox.cli.forms import find_form
 from sandbox.cli.parse import given_flags, parse
 from sandbox.errors import SbxError
 
@@ -18,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PLAIN = ("run", "explain")
 _EXIT_INTERRUPT = 130
 _EXIT_BROKEN_PIPE = 141
 
@@ -42,24 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if "_SBX_COMPLETE" not in os.environ and words and words[0] in _PLAIN:
-        parsed = parse(words[1:])
-        if parsed is not None and words[0] == "run":
-            from sandbox.cli.commands import run
-
-            return run.main(parsed)
-        if parsed is not None:
-            from sandbox.cli.commands import explain
-
-            return explain.main(parsed)
+    completing = "_SBX_COMPLETE" in os.environ
+    form = find_form(words[0]) if words and not completing else None
+    parsed = parse(words[1:], form) if form else None
+    if form and parsed is not None:
+        return form.load()(parsed)
     from sandbox.cli import front
 
-    return front.complete() if "_SBX_COMPLETE" in os.environ else front.start(words)
+    return front.complete() if completing else front.start(words)
 
 
 def _fail(shown: SbxError, error: Exception, words: list[str], started: float) -> int:
     """Print an error as the command line asks for, and return its exit code."""
-    flags = given_flags(words[1:]) if words[:1] and words[0] in _PLAIN else set(words)
+    form = find_form(words[0]) if words else None
+    flags = given_flags(words[1:], form) if form else set(words)
     if "--debug" in flags:
         render.show_traceback(error, started)
     render.show_error(shown, json="--json" in flags)

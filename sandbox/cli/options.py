@@ -1,7 +1,6 @@
-"""The one table of what `sbx run` and `sbx explain` accept.
+"""What `sbx run` and `sbx explain` accept.
 
-Both readers of a command line derive from it: `parse` (plain and fast, used to start a sandbox)
-and `front` (click: help, usage errors, completion). An option's `read` turns its text into
+An option's `read` turns its text into
 settings of the policy; options without one steer the run itself and are read by name. Values
 are applied in the order of the table, whatever the order on the command line.
 """
@@ -9,55 +8,15 @@ are applied in the order of the table, whatever the order on the command line.
 from __future__ import annotations
 
 from sandbox.cli import values
+from sandbox.cli.forms import Argument, Form, Option
 from sandbox.linux.capabilities import NAMES as CAPABILITIES
 from sandbox.policy.model import NETWORK_MODES, RLIMIT_NAMES, ROOT_MODES
-from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Literal
-
     from sandbox.cli.values import Reader
 
-    OptionKind = Literal["flag", "value", "repeat", "negatable"]
-    Completion = Literal["", "file", "dir", "policy"]
-
 STORAGE_CHOICES = tuple(mode for mode in ROOT_MODES if mode != "bind")
-
-
-class Option(Record):
-    """One option. `names`: the first long name identifies it, all are accepted.
-
-    `kind`: "flag" takes no value; "value" takes one, the last given counts; "repeat" takes one
-    each time; "negatable" is a flag that also exists as --no-NAME.
-    `read` gives settings of the policy; `convert` checks the value of an option without one.
-    """
-
-    names: tuple[str, ...]
-    kind: OptionKind
-    group: str
-    help: str
-    metavar: str = ""
-    read: Reader | None = None
-    convert: Callable[[str], object] | None = None
-    choices: tuple[str, ...] = ()
-    complete: Completion = ""
-
-    @property
-    def name(self) -> str:
-        """The long name that stands for the option in messages and origins."""
-        return next(name for name in self.names if name.startswith("--"))
-
-    @property
-    def takes_value(self) -> bool:
-        """Whether a value follows."""
-        return self.kind in {"value", "repeat"}
-
-    @property
-    def negative(self) -> str:
-        """The name that switches a negatable option off."""
-        return f"--no-{self.name[2:]}"
 
 
 def _flag(group: str, names: str, help: str, read: Reader | None = None) -> Option:
@@ -369,4 +328,14 @@ RUN_OPTIONS: tuple[Option, ...] = (
     _flag(OUTPUT, "--json", "Show errors and plans as JSON."),
     _flag(OUTPUT, "--debug", "Show tracebacks and times."),
     _flag(OUTPUT, "-q --quiet", "Show no warnings."),
+)
+RUN_FORM = Form(
+    "run",
+    "run.main",
+    RUN_OPTIONS,
+    (
+        Argument("ROOTFS", complete="dir"),
+        Argument("COMMAND [ARG]...", "some", "file"),
+    ),
+    free=False,
 )

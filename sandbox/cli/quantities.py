@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 
 from sandbox.policy.units import parse_duration, quote
 
@@ -21,6 +20,8 @@ def parse_time(text: str, now_ns: int | None = None) -> int:
         return now_ns - round(parse_duration(text) * _NS)
     except ValueError:
         pass
+    from datetime import datetime
+
     try:
         head, point, rest = text.partition(".")
         digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]

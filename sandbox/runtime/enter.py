@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.orders import Orders
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.streams import Input, Output
-    from sandbox.runtime.supervise import Turns
+    from sandbox.runtime.supervise import Outcome, Turns
     from sandbox.services.cgroup.group import Group
 
 
@@ -129,6 +129,23 @@ def _goes_on(folder: Folder) -> bool:
         return False
 
 
+def _raise_failure(folder: Folder, outcome: Outcome, plan: Plan, root: str) -> None:
+    """Raise what the end of a command means that did not get as far as its own work."""
+    from sandbox.runtime.failures import setup_error
+
+    error = setup_error(outcome, plan, root)
+    # pid_namespaces(7): a clone into one whose process 1 has ended fails with ENOMEM.
+    ending = any(event.errno == errno.ENOMEM for event in outcome.errors)
+    if error and (ending or not outcome.errors) and not _goes_on(folder):
+        raise StateError(
+            f"sandbox {folder.name} has ended",
+            cause="it ended while the command was being started",
+            hint=f"see how with: sbx inspect {folder.id}",
+        )
+    if error:
+        raise error
+
+
 def _run(
     folder: Folder,
     command: Command,
@@ -137,10 +154,11 @@ def _run(
     plan: Plan,
     namespaces: Mapping[int, int],
 ) -> Turns[Report]:
-    from sandbox.runtime.terminal import terminal_of
+    terminal = None
+    if command.tty:
+        from sandbox.runtime.terminal import terminal_of
 
-    ends = (connection.stdin, connection.stdout, connection.stderr)
-    terminal = terminal_of(ends) if command.tty else None
+        terminal = terminal_of((connection.stdin, connection.stdout, connection.stderr))
     inbox = SignalInbox()
     launched: Launched | None = None
     known = folder.description
@@ -179,19 +197,8 @@ def _run(
         inbox.close()
         for one in entered:
             one.release()
-    from sandbox.runtime.failures import setup_error
-
-    error = setup_error(outcome, plan, f"/proc/self/fd/{namespaces[keeper.ROOT]}")
-    # pid_namespaces(7): a clone into one whose process 1 has ended fails with ENOMEM.
-    ending = any(event.errno == errno.ENOMEM for event in outcome.errors)
-    if error and (ending or not outcome.errors) and not _goes_on(folder):
-        raise StateError(
-            f"sandbox {folder.name} has ended",
-            cause="it ended while the command was being started",
-            hint=f"see how with: sbx inspect {folder.id}",
-        )
-    if error:
-        raise error
+    if outcome.errors or not (outcome.running or outcome.exited):
+        _raise_failure(folder, outcome, plan, f"/proc/self/fd/{namespaces[keeper.ROOT]}")
     unwritten = next(iter(streams.errors()), None)
     subject = Subject(known.name, known.policy, known.network)
     return make_report(subject, plan, outcome, streams.budget, unwritten)

@@ -13,6 +13,7 @@ import pytest
 
 import sandbox
 from sandbox.linux.paths import native, policies_dir
+from tests.support.living import living
 
 PACKAGE = Path(sandbox.__file__).parent
 
@@ -53,8 +54,9 @@ HEAVY = {
     "typing",
 }
 
-# Modules of ours that a plain run with a warm cache uses, and no others.
+# Modules of ours that a plain run with a warm cache uses, and no others; then those of others.
 START_PATH = Path(__file__).parent / "start_path.txt"
+LIVING_PATHS = {name: START_PATH.with_name(f"start_path_{name}.txt") for name in ("ps", "exec")}
 
 
 def sources() -> list[Path]:
@@ -152,6 +154,54 @@ def test_the_modules_of_a_run_are_these(run_modules: set[str]) -> None:
     own = sorted(name for name in run_modules if name.partition(".")[0] == "sandbox")
     expected = START_PATH.read_text().split()
     assert own == expected, f"if this is wanted, {START_PATH.name} is to hold: {own}"
+
+
+@pytest.fixture(scope="module")
+def living_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str]]]:
+    """The modules of commands that act on a living sandbox, each in a process of its own."""
+    home = tmp_path_factory.mktemp("living")
+    (home / "bin").mkdir()
+    shutil.copy(native("sbx-idmap"), home / "bin" / "payload")
+    places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "PATH": "/usr/bin:/bin"}
+    script = f"""
+import os
+os.environ.update({places!r})
+os.environ.pop("XDG_RUNTIME_DIR", None)
+from sandbox.cli.main import main
+"""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in places.items():
+            patch.setenv(name, value)
+        patch.delenv("XDG_RUNTIME_DIR", raising=False)
+        with living(home, name="imports"):
+            yield {
+                "ps": run_imports(script + "assert main(['ps', '-a']) == 0"),
+                "exec": run_imports(script + "main(['exec', 'imports', '/bin/payload'])"),
+                "others": run_imports(
+                    script + "for words in ('inspect imports', 'logs imports', 'top imports',"
+                    " 'kill -s WINCH imports', 'pause imports', 'unpause imports',"
+                    " 'rename imports imports', 'stop -t 0 nobody', 'rm nobody', 'wait nobody'):"
+                    " main(words.split())"
+                ),
+            }
+
+
+def test_commands_on_the_living_import_nothing_heavy(
+    living_modules: dict[str, set[str]],
+) -> None:
+    base = run_imports("")
+    for name in ("ps", "exec"):
+        assert not (living_modules[name] - base) & HEAVY, name
+    assert "click" not in living_modules["others"]
+
+
+@pytest.mark.parametrize("name", sorted(LIVING_PATHS))
+def test_the_modules_of_commands_on_the_living_are_these(
+    living_modules: dict[str, set[str]], name: str
+) -> None:
+    own = sorted(one for one in living_modules[name] if one.partition(".")[0] == "sandbox")
+    expected = LIVING_PATHS[name].read_text().split()
+    assert own == expected, f"if this is wanted, {LIVING_PATHS[name].name} is to hold: {own}"
 
 
 def test_importing_the_package_is_light() -> None:

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import click
-
 from sandbox.cli import render
 from sandbox.cli.commands.logs import Printer, refuse_foreground
-from sandbox.cli.groups import Command, debug, living
 from sandbox.errors import UsageError
 from sandbox.policy.units import quote
+from sandbox.runtime.attach import attach
+from sandbox.runtime.registry import find
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.cli.parse import Parsed
 
 _DETACH = "ctrl-p,ctrl-q"
 
 
-@click.command("attach", cls=Command)
-@click.option("--no-stdin", is_flag=True, help="Do not connect standard input.")
-@click.option(
-    "--detach-keys",
-    default=_DETACH,
-    metavar="KEYS",
-    help=f"What to type to leave it running; {_DETACH} when nothing is given.",
-)
-@living
-@debug
-def command(sandbox: str, no_stdin: bool, detach_keys: str) -> int:
+def main(parsed: Parsed) -> int:
     """Connect to the command of SANDBOX, which runs in the background, until it ends.
 
     Its output is shown from now on. Input reaches it when it was started with -i; the end of the
     input is not passed on, except as a key of a terminal (-t). Without a terminal signals are
     passed on as well. The exit code is that of the sandbox.
     """
-    from sandbox.runtime.attach import attach
-    from sandbox.runtime.registry import find
-
-    keys = read_keys(detach_keys)
-    folder = find(sandbox)
+    keys = read_keys(parsed.text_or("--detach-keys", _DETACH))
+    stdin = None if parsed.has("--no-stdin") else 0
+    folder = find(parsed.words[0])
     try:
         refuse_foreground(folder)
         printer = Printer(escaped=False)
-        left = attach(folder, stdin=None if no_stdin else 0, keys=keys, show=printer.show)
+        left = attach(folder, stdin=stdin, keys=keys, show=printer.show)
         if left.exit_code is None and not left.signal:
             render.note("", f"detached from {folder.name}, which goes on")
     finally:

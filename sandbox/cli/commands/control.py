@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-import click
-
-from sandbox.cli import completion, quantities, render, values
-from sandbox.cli.groups import Command, SandboxName, debug, several_known, several_living
+from sandbox.cli import quantities, render, values
 from sandbox.errors import SbxError, StateError, UsageError
 from sandbox.policy.units import parse_duration, quote
+from sandbox.runtime import control
+from sandbox.runtime.registry import everyone, find, sweep
+from sandbox.runtime.registry import rename as give_name
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from sandbox.cli.parse import Parsed
     from sandbox.runtime.registry import Folder
-
-_SIGNALS = ("TERM", "KILL", "INT", "HUP", "QUIT", "USR1", "USR2", "STOP", "CONT", "WINCH")
 
 
 class _Several:
     """Sandboxes by the words that name them. What goes wrong with one is shown, and sets `code`."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        from sandbox.runtime.registry import find
-
         self.code = 0
         self.found: list[tuple[str, Folder]] = []
         for word in words:
@@ -51,14 +48,9 @@ class _Several:
         return self.code
 
 
-@click.command("wait", cls=Command)
-@several_known
-@debug
-def wait(sandboxes: tuple[str, ...]) -> int:
+def wait(parsed: Parsed) -> int:
     """Wait until each SANDBOX has ended, and print its exit code."""
-    from sandbox.runtime import control
-
-    several = _Several(sandboxes)
+    several = _Several(parsed.words)
     for _, folder in several.found:
         life = control.wait(folder)
         folder.close()
@@ -66,27 +58,13 @@ def wait(sandboxes: tuple[str, ...]) -> int:
     return several.code
 
 
-@click.command("kill", cls=Command)
-@click.option(
-    "-s",
-    "--signal",
-    "word",
-    default="KILL",
-    type=completion.Text("SIGNAL", _SIGNALS),
-    metavar="SIGNAL",
-    help="A name or a number; KILL when none is given.",
-)
-@several_living
-@debug
-def kill(sandboxes: tuple[str, ...], word: str) -> int:
+def kill(parsed: Parsed) -> int:
     """Send a signal to the command of each SANDBOX.
 
     KILL is for all its processes: they are dead when this returns.
     """
-    from sandbox.runtime import control
-
-    number = signal_number(word)
-    return _Several(sandboxes).do(lambda folder: control.send_signal(folder, number))
+    number = signal_number(parsed.text_or("--signal", "KILL"))
+    return _Several(parsed.words).do(lambda folder: control.send_signal(folder, number))
 
 
 def signal_number(word: str) -> int:
@@ -102,28 +80,15 @@ def signal_number(word: str) -> int:
     return int(found)
 
 
-@click.command("stop", cls=Command)
-@click.option(
-    "-t",
-    "--time",
-    "--timeout",
-    "patience",
-    default="10",
-    metavar="SECONDS",
-    help="How long a command may take to end by itself; 10 when nothing is given.",
-)
-@several_known
-@debug
-def stop(sandboxes: tuple[str, ...], patience: str) -> int:
+def stop(parsed: Parsed) -> int:
     """End each SANDBOX: SIGTERM to its command, SIGKILL later to all that is left.
 
     Everything in it is dead when this returns. Several are asked at the same time. One that
     has ended already stays as it is.
     """
-    from sandbox.runtime import control
-
-    seconds = _seconds(patience)
-    several = _Several(sandboxes)
+    patience = parsed.text("--time")
+    seconds = control.STOP_S if patience is None else _seconds(patience)
+    several = _Several(parsed.words)
     control.stop([folder for _, folder in several.found], seconds)
     return several.do(lambda _: None)
 
@@ -135,46 +100,25 @@ def _seconds(text: str) -> float:
         raise UsageError(f"--time: {error}") from error
 
 
-@click.command("pause", cls=Command)
-@several_living
-@debug
-def pause(sandboxes: tuple[str, ...]) -> int:
+def pause(parsed: Parsed) -> int:
     """Stop all processes of each SANDBOX with SIGSTOP, until `sbx unpause`.
 
     They can notice it: a parent is told that its child has stopped, and calls that were waiting
     may be interrupted. Time limits and connections from outside go on meanwhile.
     """
-    from sandbox.runtime import control
-
-    return _Several(sandboxes).do(control.pause)
+    return _Several(parsed.words).do(control.pause)
 
 
-@click.command("unpause", cls=Command)
-@several_living
-@debug
-def unpause(sandboxes: tuple[str, ...]) -> int:
+def unpause(parsed: Parsed) -> int:
     """Let all processes of each SANDBOX go on with SIGCONT.
 
     That goes for those too which had stopped by themselves before.
     """
-    from sandbox.runtime import control
-
-    return _Several(sandboxes).do(control.unpause)
+    return _Several(parsed.words).do(control.unpause)
 
 
-@click.command("rm", cls=Command)
-@click.option(
-    "-f",
-    "--force",
-    is_flag=True,
-    help="Kill those that run; a SANDBOX that is not there is no error.",
-)
-@several_known
-@debug
-def rm(sandboxes: tuple[str, ...], force: bool) -> int:
+def rm(parsed: Parsed) -> int:
     """Remove what is kept of each SANDBOX that has ended: description, records, output."""
-    from sandbox.runtime import control
-    from sandbox.runtime.registry import find
 
     def known(word: str) -> bool:
         try:
@@ -185,25 +129,20 @@ def rm(sandboxes: tuple[str, ...], force: bool) -> int:
             return False
         return True
 
-    words = [word for word in sandboxes if not force or known(word)]
+    force = parsed.has("--force")
+    words = [word for word in parsed.words if not force or known(word)]
     code = _Several(words).do(lambda folder: control.remove(folder, force=force))
     control.remove_workspaces()
     return code
 
 
-@click.command("prune", cls=Command)
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@debug
-def prune(force: bool) -> int:
+def prune(parsed: Parsed) -> int:
     """Remove all sandboxes that have ended, and copies of root file systems left by killed runs.
 
     Prints what was removed. On a terminal it asks first.
     """
-    from sandbox.runtime import control
-    from sandbox.runtime.registry import everyone, sweep
-
     dead = [folder for folder in everyone() if not folder.lives()]
-    if not force and sys.stdin and sys.stdin.isatty() and not _agreed(dead):
+    if not parsed.has("--force") and sys.stdin and sys.stdin.isatty() and not _agreed(dead):
         return 1
     freed = 0
     for folder in dead:
@@ -220,6 +159,8 @@ def prune(force: bool) -> int:
 def _agreed(dead: Iterable[Folder]) -> bool:
     names = ", ".join(folder.name for folder in dead) or "none"
     render.note(f"removes what is kept of sandboxes that have ended: {names}")
+    import click
+
     return click.confirm("go on?", err=True)
 
 
@@ -235,20 +176,14 @@ def _size(folder: Folder) -> int:
     return total
 
 
-@click.command("rename", cls=Command)
-@click.argument("sandbox", type=SandboxName(dead=True), metavar="SANDBOX")
-@click.argument("name", metavar="NAME")
-@debug
-def rename(sandbox: str, name: str) -> int:
+def rename(parsed: Parsed) -> int:
     """Give SANDBOX another name."""
-    from sandbox.runtime.registry import find
-    from sandbox.runtime.registry import rename as give_name
-
+    word, name = parsed.words
     try:
         values.sandbox_name(name)
     except ValueError as error:
         raise UsageError(f"NAME: {error}") from error
-    folder = find(sandbox)
+    folder = find(word)
     try:
         give_name(folder, name)
     finally:

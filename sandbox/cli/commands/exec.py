@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import click
-
 from sandbox.cli import render, values
-from sandbox.cli.groups import Command, living
+from sandbox.cli.parse import command_words
 from sandbox.errors import UsageError
+from sandbox.runtime.enter import Command, Connection, enter
+from sandbox.runtime.registry import find
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.cli.parse import Parsed
 
 
-@click.command(
-    "exec",
-    cls=Command,
-    options_metavar="[OPTIONS]",
-    context_settings={"allow_interspersed_args": False},
-)
-@click.option("-i", "--interactive", is_flag=True, help="Connect the caller's standard input.")
-@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal of the sandbox's own.")
-@click.option("-e", "--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable.")
-@click.option("-w", "--workdir", metavar="DIR", help="The current folder inside.")
-@click.option("-u", "--user", metavar="USER[:GROUP]", help="The user inside.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
-@living
-@click.argument("command", nargs=-1, required=True, metavar="COMMAND [ARG]...")
-def command(
-    sandbox: str,
-    command: tuple[str, ...],
-    interactive: bool,
-    tty: bool,
-    env: tuple[str, ...],
-    workdir: str | None,
-    user: str | None,
-) -> int:
+def main(parsed: Parsed) -> int:
     """Run COMMAND in the running SANDBOX, under the same profile.
 
     Exit codes are those of `sbx run`. What COMMAND leaves running ends with the sandbox.
     """
-    from sandbox.runtime.enter import Command as Entered
-    from sandbox.runtime.enter import Connection, enter
-    from sandbox.runtime.registry import find
-
-    entered = Entered(
-        argv=command,
-        env=_environment(env),
-        cwd=workdir or "",
-        user=user,
-        tty=tty,
+    command = Command(
+        argv=command_words(parsed, "sbx exec", "SANDBOX"),
+        env=_environment(parsed.texts("--env")),
+        cwd=parsed.text_or("--workdir", ""),
+        user=parsed.text("--user"),
+        tty=parsed.has("--tty"),
     )
-    folder = find(sandbox)
+    folder = find(parsed.words[0])
     try:
-        report = enter(folder, entered, Connection(stdin=0 if interactive else None))
+        stdin = 0 if parsed.has("--interactive") else None
+        report = enter(folder, command, Connection(stdin=stdin))
     finally:
         folder.close()
     if report.reason == "policy-killed":

@@ -4,60 +4,37 @@ from __future__ import annotations
 
 import codecs
 import sys
-from typing import TYPE_CHECKING
-
-import click
 
 from sandbox.cli import quantities, render
-from sandbox.cli.groups import Command, debug, known
 from sandbox.errors import StateError, UsageError
+from sandbox.runtime.logs import LogReader
+from sandbox.runtime.registry import find
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sandbox.runtime.logs import LogReader, Output
+    from sandbox.cli.parse import Parsed
+    from sandbox.runtime.logs import Output
     from sandbox.runtime.registry import Folder
 
 
-@click.command("logs", cls=Command)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the sandbox has ended.")
-@click.option(
-    "-n",
-    "--tail",
-    metavar="N|all",
-    default="all",
-    help="Show the last N lines alone of what is there.",
-)
-@click.option("--since", metavar="TIME", help="Show what came since then: 10m (ago) or a date.")
-@click.option("-t", "--timestamps", is_flag=True, help="Show when each line began.")
-@click.option("--raw", is_flag=True, help="Show control characters to the terminal as they are.")
-@known
-@debug
-def command(
-    sandbox: str,
-    follow: bool,
-    tail: str,
-    since: str | None,
-    timestamps: bool,
-    raw: bool,
-) -> int:
+def main(parsed: Parsed) -> int:
     """Show the output of SANDBOX: what came on its standard error goes to standard error.
 
     On a terminal control characters are shown as escapes, unless the sandbox has a terminal of
     its own (-t). Above the size of --log-max-size the oldest output is gone; that is said.
     """
-    from sandbox.runtime.logs import LogReader
-    from sandbox.runtime.registry import find
-
-    lines = _lines(tail)
-    first_ns = since_ns(since)
-    folder = find(sandbox)
+    lines = _lines(parsed.text_or("--tail", "all"))
+    first_ns = since_ns(parsed.text("--since"))
+    folder = find(parsed.words[0])
     try:
         refuse_foreground(folder)
-        printer = Printer(timestamps=timestamps, escaped=not (raw or folder.description.tty))
+        escaped = not (parsed.has("--raw") or folder.description.tty)
+        printer = Printer(timestamps=parsed.has("--timestamps"), escaped=escaped)
         reader = LogReader(folder)
         try:
-            _show(folder, reader, printer, (lines, first_ns, follow))
+            _show(folder, reader, printer, (lines, first_ns, parsed.has("--follow")))
         finally:
             reader.close()
     finally:

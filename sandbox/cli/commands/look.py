@@ -1,30 +1,17 @@
-"""The words that look at sandboxes: inspect, top, stats, port, events."""
+"""The words that look at sandboxes: inspect, top, stats, port."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
-
-import click
 
 from sandbox.cli import quantities, render
-from sandbox.cli.commands.logs import since_ns
-from sandbox.cli.groups import (
-    Command,
-    SandboxName,
-    debug,
-    format_option,
-    known,
-    living,
-    several_known,
-)
 from sandbox.errors import StateError
+from sandbox.runtime.registry import everyone, find
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sandbox.runtime.happenings import Happening
+    from sandbox.cli.parse import Parsed
     from sandbox.runtime.registry import Folder
     from sandbox.runtime.usage import Usage
 
@@ -32,25 +19,20 @@ _SAMPLE_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 
 
-@click.command("inspect", cls=Command)
-@format_option("json", "text")
-@several_known
-@debug
-def inspect(sandboxes: tuple[str, ...], form: str) -> int:
+def inspect(parsed: Parsed) -> int:
     """Show everything that is known of each SANDBOX.
 
     That is how it was made and what protects it, its state and history, and for one that has
     ended the report as of `sbx run --report`. Times are seconds since 1970.
     """
     from sandbox.runtime.inspect import details
-    from sandbox.runtime.registry import find
 
     found = []
-    for word in sandboxes:
+    for word in parsed.words:
         folder = find(word)
         found.append(details(folder))
         folder.close()
-    if form == "json":
+    if parsed.text("--format") != "text":
         render.show_json(found)
     else:
         for one in found:
@@ -77,14 +59,9 @@ def _text_rows(one: dict[str, object]) -> list[tuple[str, str]]:
     return rows
 
 
-@click.command("port", cls=Command)
-@known
-@debug
-def port(sandbox: str) -> int:
+def port(parsed: Parsed) -> int:
     """List the ports of SANDBOX that the host has published. In this version there are none."""
-    from sandbox.runtime.registry import find
-
-    folder = find(sandbox)
+    folder = find(parsed.words[0])
     folder.close()
     render.note(f"no port of {folder.name} is published: this version cannot publish any")
     return 0
@@ -93,26 +70,21 @@ def port(sandbox: str) -> int:
 # ---- processes -------------------------------------------------------------------------------
 
 
-@click.command("top", cls=Command)
-@format_option("table", "json")
-@living
-@debug
-def top(sandbox: str, form: str) -> int:
+def top(parsed: Parsed) -> int:
     """List the processes of SANDBOX, as they are seen from outside.
 
     PID is the number on the host, INSIDE and USER are those inside.
     """
-    from sandbox.runtime.registry import find
     from sandbox.runtime.usage import processes
 
-    folder = find(sandbox)
+    folder = find(parsed.words[0])
     try:
         found = processes(folder)
         if not found:
             raise not_running(folder)
     finally:
         folder.close()
-    if form == "json":
+    if parsed.text("--format") == "json":
         render.show_json([{**dict(one), "argv": list(one.argv)} for one in found])
         return 0
     rows = [("PID", "INSIDE", "USER", "STATE", "CPU", "MEMORY", "COMMAND")]
@@ -139,25 +111,20 @@ def _or_dash(value: object) -> str:
 # ---- what is used ----------------------------------------------------------------------------
 
 
-@click.command("stats", cls=Command)
-@click.option("--no-stream", is_flag=True, help="Show it once instead of every second.")
-@format_option("table", "json")
-@click.argument("sandboxes", nargs=-1, type=SandboxName(dead=False), metavar="[SANDBOX]...")
-@debug
-def stats(sandboxes: tuple[str, ...], no_stream: bool, form: str) -> int:
+def stats(parsed: Parsed) -> int:
     """Show what each SANDBOX uses, or all that run: summed up over the processes that live.
 
     Memory is the sum of PSS, which divides shared pages among those who share them, or where the
     kernel does not tell it of RSS, which counts them each time; what lies in a tmpfs is not part
     of it. 100 % of CPU is one processor. What cannot be known is "-".
     """
-    from sandbox.runtime.registry import everyone, find
     from sandbox.runtime.usage import usage
 
-    named = [find(word) for word in sandboxes]
+    named = [find(word) for word in parsed.words]
     for folder in named:
         if not folder.lives():
             raise not_running(folder)
+    no_stream = parsed.has("--no-stream")
     before: dict[str, Usage] = {}
     first = True
     while True:
@@ -172,7 +139,7 @@ def stats(sandboxes: tuple[str, ...], no_stream: bool, form: str) -> int:
             for folder in folders:
                 folder.close()
         if not first:
-            _show_stats(rows, form, once=no_stream)
+            _show_stats(rows, parsed.text("--format"), once=no_stream)
         if (named and not now) or (no_stream and not first):
             return 0
         before, first = now, False
@@ -192,7 +159,7 @@ def _stats_row(folder: Folder, before: Usage, now: Usage) -> dict[str, object]:
     }
 
 
-def _show_stats(rows: list[dict[str, object]], form: str, *, once: bool) -> None:
+def _show_stats(rows: list[dict[str, object]], form: str | None, *, once: bool) -> None:
     if form == "json":
         if once:
             render.show_json(rows)
@@ -220,59 +187,3 @@ def _show_stats(rows: list[dict[str, object]], form: str, *, once: bool) -> None
 
 def _bytes(value: object) -> str:
     return quantities.format_bytes(value if isinstance(value, int) else None)
-
-
-# ---- events ----------------------------------------------------------------------------------
-
-
-@click.command("events", cls=Command)
-@click.option("--since", metavar="TIME", help="Begin with what happened then: 10m (ago), a date.")
-@click.option(
-    "-f/-F",
-    "--follow/--no-follow",
-    default=True,
-    help="Whether to wait for more; without, and without --since, all that is known is shown.",
-)
-@format_option("text", "json")
-@debug
-def events(since: str | None, follow: bool, form: str) -> int:
-    """Show what happens to sandboxes: create, start, die, kill, stop, pause, unpause, rename,
-    destroy.
-
-    What happened earlier is known of sandboxes that are not removed, without new names. A run
-    that is over at once may not be seen.
-    """
-    from sandbox.runtime.happenings import Watcher
-
-    first_s = since_ns(since) / 1e9
-    watcher = Watcher()
-    try:
-        found = watcher.look()
-        if since is not None or not follow:
-            _show_events((one for one in found if one.at_s >= first_s), form)
-        while follow:
-            watcher.wait()
-            _show_events(watcher.look(), form)
-    finally:
-        watcher.close()
-    return 0
-
-
-def _show_events(found: Iterable[Happening], form: str) -> None:
-    lines = [_json_line(one) if form == "json" else _event_line(one) for one in found]
-    if lines:
-        render.show(*lines)
-
-
-def _json_line(one: Happening) -> str:
-    from json import dumps
-
-    fields = dict(one)
-    fields.update(fields.pop("more"))
-    return dumps(fields)
-
-
-def _event_line(one: Happening) -> str:
-    more = {"name": one.name, "rootfs": one.rootfs, **dict(one.more)}
-    facts = ", ".join(f"{key}={value}" for key, value in more.items())
-    return f"{quantities.format_time(round(one.at_s * 1e9))} {one.action} {one.id} ({facts})"

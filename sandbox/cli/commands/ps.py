@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import time
 
-import click
-
 from sandbox.cli import render
-from sandbox.cli.groups import Command
+from sandbox.runtime.inspect import summary
+from sandbox.runtime.registry import everyone, sweep
+
+_BARE = {ord(char): "x" for char in "_@%+=:,./-"}
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.cli.parse import Parsed
 
 
-@click.command("ps", cls=Command)
-@click.option("-a", "--all", "everything", is_flag=True, help="Show those too that have ended.")
-@click.option("-q", "--quiet", is_flag=True, help="Show ids alone.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "json")),
-    default="table",
-    help="How it is shown.",
-)
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
-def command(everything: bool, quiet: bool, form: str) -> int:
+def main(parsed: Parsed) -> int:
     """List the sandboxes that run."""
-    from sandbox.runtime.inspect import summary
-    from sandbox.runtime.registry import everyone, sweep
-
     sweep()
     rows: list[dict[str, object]] = []
     damaged: list[str] = []
     for folder in everyone(damaged):
         row = summary(folder)
         folder.close()
-        if everything or row["state"] not in ("exited", "dead"):
+        if parsed.has("--all") or row["state"] not in ("exited", "dead"):
             rows.append(row)
     for path in damaged:
         render.warn(f"cannot read the state in {path}", "it is spoilt, or of another version")
-    if form == "json":
+    if parsed.text("--format") == "json":
         render.show_json(rows)
-    elif quiet:
+    elif parsed.has("--quiet"):
         render.show(*(str(row["id"]) for row in rows))
     else:
         heads = ("ID", "NAME", "STATE", "STARTED", "POLICY", "COMMAND")
@@ -72,9 +63,13 @@ def _ago(at_s: object) -> str:
     return f"{seconds} s ago"
 
 
-def _line(row: dict[str, object]) -> str:
-    import shlex
+def _quoted(word: str) -> str:
+    """As shlex.quote, which would import `re`."""
+    plain = word.isascii() and word.translate(_BARE).isalnum()
+    return word if plain else "'" + word.replace("'", "'\"'\"'") + "'"
 
+
+def _line(row: dict[str, object]) -> str:
     argv = row["argv"]
-    line = shlex.join(argv) if isinstance(argv, list) else ""
+    line = " ".join(map(_quoted, argv)) if isinstance(argv, list) else ""
     return line if len(line) <= 40 else f"{line[:39]}…"

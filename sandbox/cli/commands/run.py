@@ -81,7 +81,7 @@ def _raise_all(problems: tuple[str, ...], task: Task, program: str) -> None:
 def read_task(parsed: Parsed, flags: Flags, program: str) -> Task:
     """Return what shall run where."""
     return Task(
-        rootfs=parsed.rootfs,
+        rootfs=parsed.words[0],
         argv=command_words(parsed, program),
         name=flags.run.get("--name", ""),
         pass_fds=tuple(flags.run.get("--pass-fd", ())),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sandbox.cli.flags import Flags, raise_problems, read_flags
+from sandbox.cli.options import RUN_FORM
 from sandbox.cli.parse import parse
 from sandbox.errors import UsageError
 
 
 def read(*words: str) -> Flags:
-    parsed = parse([*words, "root", "cmd"])
+    parsed = parse([*words, "root", "cmd"], RUN_FORM)
     assert parsed is not None
     return read_flags(parsed)
 
