@@ -183,6 +183,12 @@ def dump_routes(family: int = 0) -> bytes:
     return message(GETROUTE, REQUEST | DUMP, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
+def get_route(destination: bytes) -> bytes:
+    """Ask for the one route that packets to an address would take."""
+    header = _ROUTE.pack(_family(destination), 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
+    return message(GETROUTE, REQUEST, header + attribute(1, destination))  # RTA_DST
+
+
 def attributes(data: bytes) -> dict[int, bytes]:
     """Attributes by their kind; of several of a kind the last. Stops at what does not fit."""
     found, at = {}, 0

@@ -5,5 +5,7 @@ loop       one epoll and the timers         account    what is reported
 tun        packets from and to the sandbox  packets    their formats
 tcp        held SYNs, accepted connections  relay      bytes between two sockets
 udp, icmp  flows of datagrams and echoes    publish    ports of the host
+egress     the judge of the policy            hello      names in first bytes
+routes     what the host calls its own
 confine    what the process gives up
 """
