@@ -143,6 +143,15 @@ static int filter_fits(struct cursor body)
 	return code.length && code.length % 8 == 0 && code.length / 8 <= 4096;
 }
 
+/* Options are triples: level, name, value. */
+static int options_fit(struct cursor body)
+{
+	take_string(&body);
+	for (int i = 0; i < 3; i++)
+		take_u32(&body);
+	return take_u32(&body) % 3 == 0;
+}
+
 static const char *check_operation(const struct operation *op, enum phase *phase, uint32_t left)
 {
 	const struct signature *known = find_signature(op->opcode);
@@ -152,6 +161,8 @@ static const char *check_operation(const struct operation *op, enum phase *phase
 		return "fields do not match the operation";
 	if (op->opcode == OP_SECCOMP && !filter_fits(op->body))
 		return "not a system call filter";
+	if (op->opcode == OP_SOCKET && !options_fit(op->body))
+		return "options of a socket are triples";
 	if (known->phase < *phase)
 		return "operation out of order";
 	if ((op->opcode == OP_EXEC) != (left == 0))

@@ -100,6 +100,11 @@ struct abi_cap_data {
 /* ioctl_ns(2), of a socket */
 #define ABI_SIOCGSKNS 0x894C
 
+/* linux/if_tun.h */
+#define ABI_TUNSETIFF 0x400454ca
+#define ABI_TUNSETOFFLOAD 0x400454d0
+#define ABI_TUNSETIFINDEX 0x400454da
+
 /* clone3(2), as of Linux 5.7 */
 struct abi_clone_args {
 	uint64_t flags;

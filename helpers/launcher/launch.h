@@ -37,6 +37,7 @@ struct own_mount {
 };
 
 #define MAX_OWN_MOUNTS 4
+#define MAX_HELD 10 /* descriptors that leave with HOLD */
 
 /* The network namespace in the making. */
 struct network {
@@ -64,6 +65,8 @@ struct context {
 	struct own_mount own[MAX_OWN_MOUNTS];
 	struct network network;
 	size_t own_count;
+	int held[MAX_HELD];
+	size_t held_count;
 	int inner_user;
 	int inner_deny_setgroups;
 	struct idmap_extent inner_uids[340];

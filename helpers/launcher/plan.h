@@ -52,6 +52,9 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(PROCESS_LIMIT, 30, PHASE_SETUP, "q")           \
 	OPERATION(INNER_USER, 31, PHASE_SETUP, "uLL")            \
 	OPERATION(HOLD, 32, PHASE_SETUP, "")                     \
+	OPERATION(TUN, 33, PHASE_SETUP, "suuu")                  \
+	OPERATION(NETLINK, 34, PHASE_SETUP, "suub")              \
+	OPERATION(SOCKET, 35, PHASE_SETUP, "suuuGbu")            \
 	OPERATION(KEYRING, 40, PHASE_PAYLOAD, "")                \
 	OPERATION(RLIMIT, 41, PHASE_PAYLOAD, "uqq")              \
 	OPERATION(IDS, 42, PHASE_PAYLOAD, "uuuG")                \

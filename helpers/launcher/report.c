@@ -71,13 +71,6 @@ void send_running(pid_t pid)
 	send_record(&r);
 }
 
-void send_held(int32_t op)
-{
-	struct record r = new_record(EVENT_HELD, STAGE_SETUP);
-	r.op = op;
-	send_record(&r);
-}
-
 void send_failure(enum event_kind kind, enum stage stage, const struct failure *f)
 {
 	struct record r = new_record(kind, stage);
@@ -128,6 +121,13 @@ int send_with(int socket, const void *data, size_t length, const int *fds, int c
 		n = sendmsg(socket, &message, MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -1 : 0;
+}
+
+int send_held(int32_t op, const int *fds, int count)
+{
+	struct record r = new_record(EVENT_HELD, STAGE_SETUP);
+	r.op = op;
+	return send_with(FD_CHANNEL, &r, sizeof(r), fds, count);
 }
 
 int send_terminal(int master)

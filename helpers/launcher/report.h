@@ -76,9 +76,9 @@ int fail_with(struct failure *f, int error, const char *text);
 /* Each sends one record; a channel that is gone is not an error (the owner watches apart). */
 void send_started(pid_t pid);
 void send_running(pid_t pid);
-void send_held(int32_t op);
 void send_failure(enum event_kind kind, enum stage stage, const struct failure *f);
 void send_status(enum event_kind kind, pid_t pid, int status, const struct rusage *usage);
+int send_held(int32_t op, const int *fds, int count);
 int send_terminal(int master);
 void send_limit(const char *why);
 void send_order(int signal);

@@ -169,9 +169,13 @@ int setup_operation(struct context *ctx, struct operation *op)
 	case OP_INNER_USER:
 		return op_inner_user(ctx, c);
 	case OP_HOLD:
-		send_held(op->index);
-		wait_for_word();
-		return 0;
+		return op_hold(ctx, op->index);
+	case OP_TUN:
+		return op_tun(ctx, c);
+	case OP_NETLINK:
+		return op_netlink(ctx, c);
+	case OP_SOCKET:
+		return op_socket(ctx, c);
 	default:
 		return fail_with(&ctx->failure, EINVAL, "not a set-up operation");
 	}

@@ -59,6 +59,12 @@ int op_root_overlay(struct context *ctx, struct operation *op);
 int op_root_bind(struct context *ctx, struct operation *op);
 int op_pivot(struct context *ctx);
 
+/* ... of endpoints.c ... */
+int op_tun(struct context *ctx, struct cursor *c);
+int op_netlink(struct context *ctx, struct cursor *c);
+int op_socket(struct context *ctx, struct cursor *c);
+int op_hold(struct context *ctx, int32_t index);
+
 /* ... and of mounts.c. */
 int op_filesystem(struct context *ctx, struct cursor *c);
 int op_bind(struct context *ctx, struct operation *op);

@@ -427,6 +427,55 @@ class Hold(Op):
         return "wait until what runs beside the sandbox is ready"
 
 
+class Tun(Op):
+    """A TUN device: TUNSETIFF with `flags`, at this index; TUNSETOFFLOAD. It is handed out."""
+
+    opcode = 33
+    signature = "suuu"
+    name: str
+    flags: int
+    index: int
+    offloads: int
+
+    def describe(self) -> str:
+        return f"make the network device {self.name}"
+
+
+class Netlink(Op):
+    """One send over netlink(7), which the kernel answers so many times; see linux/netlink."""
+
+    opcode = 34
+    signature = "suub"
+    what: str
+    protocol: int
+    answers: int
+    batch: bytes
+
+    def describe(self) -> str:
+        return self.what
+
+
+class Socket(Op):
+    """A socket of the sandbox's network namespace, which is handed out.
+
+    `options` are (level, name, value) in one row; `address` is a sockaddr to bind to, b"" = none;
+    `backlog` 0 = it does not listen.
+    """
+
+    opcode = 35
+    signature = "suuuGbu"
+    what: str
+    family: int
+    kind: int
+    protocol: int
+    options: tuple[int, ...]
+    address: bytes
+    backlog: int
+
+    def describe(self) -> str:
+        return self.what
+
+
 class Keyring(Op):
     """A new session keyring (keyrings(7))."""
 

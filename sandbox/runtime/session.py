@@ -354,10 +354,10 @@ class _Session:
             prepare = NETWORKS[self._policy.network.mode]
             self._network = prepare(self._policy, self._task.name, self._tell)
 
-    def _connect(self, pid: int) -> None:
+    def _connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
         """While the sandbox is held; `pid` is its init."""
         if self._network:
-            self._network.connect(pid, ())
+            self._network.connect(pid, descriptors)
 
     def _leave_network(self) -> None:
         """After the sandbox, or when it is left alone; what stays is said."""

@@ -19,7 +19,7 @@ from sandbox.runtime.signals import FATAL, SignalInbox
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
     from typing import TypeVar
 
     from sandbox.launcher.events import Event
@@ -39,6 +39,7 @@ KILL_WAIT_S = 5.0  # from the order to kill everything to the kill of the launch
 DRAIN_S = 2.0  # for output that is still under way after the sandbox was killed
 INTERRUPTS_THAT_KILL = 3
 
+_DESCRIPTORS = 10  # that come with one event: MAX_HELD, helpers/launcher/launch.h
 _LIVING, _TERMINATING, _KILLING, _FORCED = range(4)
 
 
@@ -78,8 +79,9 @@ def drive(turns: Turns[T]) -> T:
 class Supervisor:
     """Watches one launcher. `timeout_s` 0 is no limit; `grace_s` lies between TERM and KILL.
 
-    `prepare` gets the pid of the sandbox's init while the plan holds it: all namespaces are
-    there, and the payload is not. An exception of it ends the sandbox.
+    `prepare` gets the pid of the sandbox's init while the plan holds it, and the descriptors that
+    were opened inside, to be closed by it: all namespaces are there, and the payload is not. An
+    exception of it ends the sandbox.
     With `detach` its task ends as soon as the payload runs. `orders` come from other threads.
     """
 
@@ -93,7 +95,7 @@ class Supervisor:
         grace_s: float = 0.0,
         terminal: Terminal | None = None,
         notice: Callable[[Event], None] | None = None,
-        prepare: Callable[[int], None] | None = None,
+        prepare: Callable[[int, tuple[int, ...]], None] | None = None,
         detach: bool = False,
         orders: Orders | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class Supervisor:
         self._terminal = terminal
         self._notice = notice
         self._prepare = prepare
+        self._held: tuple[int, ...] = ()
         self._early: list[int] = []
         self._detach = detach
         self._orders = orders
@@ -133,6 +136,7 @@ class Supervisor:
                 if not (self._dead or self._detached()):
                     self._end_now()
             finally:
+                _close(self._held)
                 if self._terminal:
                     self._terminal.leave()
         return self._outcome()
@@ -215,7 +219,7 @@ class Supervisor:
             try:
                 data, ancillary, _, _ = self._launched.channel.recvmsg(
                     events.RECORD_BYTES + 1,
-                    _socket.CMSG_SPACE(16),
+                    _socket.CMSG_SPACE(4 * _DESCRIPTORS),
                     _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC,
                 )
             except BlockingIOError:
@@ -227,8 +231,7 @@ class Supervisor:
                 self._on_event(data, descriptors)
             else:
                 self._channel_open = False
-            for fd in descriptors:
-                os.close(fd)
+            _close(descriptors)
 
     def _on_event(self, data: bytes, descriptors: list[int]) -> None:
         event = events.decode(data)
@@ -241,6 +244,9 @@ class Supervisor:
             self._streams.attach_terminal(master)
             if self._terminal:
                 self._terminal.copy_size(master)
+        elif event.kind == events.HELD and self._prepare and not self._held:
+            self._held = tuple(descriptors)
+            descriptors.clear()
         elif event.kind == events.RUNNING:
             self._streams.begin_input()
         elif event.kind == events.ERROR:
@@ -260,7 +266,8 @@ class Supervisor:
         if started is None or events.HELD not in self._last or self._stage >= _KILLING:
             return
         if self._prepare:
-            self._prepare(started.pid)
+            held, self._held = self._held, ()
+            self._prepare(started.pid, held)
             self._prepare = None
         self._order(events.RELEASE)
         for number in self._early:
@@ -430,6 +437,11 @@ class Supervisor:
             killed=self._stage >= _KILLING,
             wall_s=self._ended - self._began,
         )
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

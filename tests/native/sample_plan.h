@@ -83,4 +83,38 @@ static inline size_t sample_plan(uint8_t *data)
 	return s.length;
 }
 
+/* The same of two operations: a socket with so many numbers for options, and exec. */
+static inline size_t sample_socket(uint8_t *data, uint32_t numbers)
+{
+	struct sample s = { data, 0, 0 };
+	memcpy(data, "SBXP", 4);
+	s.length = 4;
+	sample_u32(&s, 1);
+	sample_u32(&s, 0);
+	sample_u32(&s, 3);
+	sample_begin(&s, 1);
+	sample_u32(&s, 0x10000000);
+	sample_end(&s);
+	sample_begin(&s, 35);
+	sample_string(&s, "socket");
+	for (uint32_t field = 0; field < 3; field++)
+		sample_u32(&s, 1);
+	sample_u32(&s, numbers);
+	for (uint32_t i = 0; i < numbers; i++)
+		sample_u32(&s, i);
+	sample_u32(&s, 0);
+	sample_u32(&s, 0);
+	sample_end(&s);
+	sample_begin(&s, 60);
+	sample_u32(&s, 1);
+	sample_u32(&s, 1);
+	sample_string(&s, "true");
+	sample_u32(&s, 0);
+	sample_string(&s, "/");
+	sample_end(&s);
+	uint32_t total = (uint32_t)s.length;
+	memcpy(data + 8, &total, sizeof(total));
+	return s.length;
+}
+
 #endif

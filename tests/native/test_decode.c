@@ -104,6 +104,23 @@ static void test_broken_rules(void)
 	expect_refused(44, 2, "fields do not match the operation");
 	expect_refused(44, 5, "operation out of order"); /* takes none either, before the set-up */
 	expect_refused(44, 6, "fields do not match the operation");
+	for (uint32_t opcode = 33; opcode <= 35; opcode++)
+		expect_refused(44, opcode, "fields do not match the operation");
+}
+
+/* A socket with `numbers` numbers for options, between two operations of the sample. */
+static void test_socket(void)
+{
+	for (uint32_t numbers = 0; numbers <= 6; numbers++) {
+		uint8_t data[SAMPLE_MAX];
+		const char *why = NULL;
+		int32_t index = 0;
+		size_t length = sample_socket(data, numbers);
+		int result = decode(data, length, &why, &index);
+		EXPECT(result == (numbers % 3 ? -1 : 0));
+		EXPECT(result == 0 || strcmp(why, "options of a socket are triples") == 0);
+		EXPECT(result == 0 || index == 1);
+	}
 }
 
 int main(void)
@@ -111,6 +128,7 @@ int main(void)
 	test_valid();
 	test_every_truncation();
 	test_broken_rules();
+	test_socket();
 	printf("%d failed\n", failures);
 	return failures != 0;
 }

@@ -322,7 +322,7 @@ def test_a_held_sandbox_goes_on_once_it_is_prepared(first: list[str]) -> None:
     second = ["held"] if first == ["started"] else ["started"]
     seen: list[int] = []
     steps = [first, second, ["order", events.RELEASE], ["running"], ["done", 0], ["exit", 0]]
-    run = Run(steps, prepare=seen.append)
+    run = Run(steps, prepare=lambda pid, _: seen.append(pid))
     assert run.outcome.started is not None
     assert seen == [run.outcome.started.pid]
     assert run.outcome.running is not None
@@ -342,13 +342,13 @@ def test_signals_wait_until_a_held_sandbox_goes_on() -> None:
     steps = [["started"], ["sleep", 0.2], ["held"], ["order", events.RELEASE]]
     steps += [["order", signal.SIGUSR1], ["exit", 3]]
     seen: list[int] = []
-    run = Run(steps, prepare=seen.append, notice=on_start, caught=CAUGHT)
+    run = Run(steps, prepare=lambda pid, _: seen.append(pid), notice=on_start, caught=CAUGHT)
     assert len(seen) == 1
     assert run.outcome.status == 3 << 8
 
 
 def test_what_cannot_be_prepared_ends_the_sandbox() -> None:
-    def fail(_: int) -> None:
+    def fail(_pid: int, _descriptors: tuple[int, ...]) -> None:
         raise SetupError("no network")
 
     with pytest.raises(SetupError, match="no network"):
