@@ -10,6 +10,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 ROWS = 256
@@ -42,7 +43,10 @@ class Destination:
 
 
 class Account:
-    """The tables. `serial` grows with everything new in them, byte counters apart."""
+    """The tables. `serial` grows with everything new in them, byte counters apart.
+
+    `tell` is called with a line for each denial that is the first of its kind.
+    """
 
     def __init__(self, rows: int = ROWS) -> None:
         self._rows = rows
@@ -54,6 +58,7 @@ class Account:
         self._refused: dict[str, int] = {}
         self._refused_others = 0
         self._dropped: dict[str, int] = {}
+        self.tell: Callable[[str], None] | None = None
         self.serial = 0
 
     def opened(self, protocol: str, address: bytes, port: int, name: str = "") -> Destination:
@@ -68,6 +73,8 @@ class Account:
         """The policy did not let something out; `rule` names what decided."""
         key = (protocol, address, port, rule, name[:NAME_MAX])
         self.serial += 1
+        if self.tell is not None and key not in self._denied and len(self._denied) < self._rows:
+            self.tell(f"denied: {protocol} {text_of(address)} {port} {name[:NAME_MAX]} ({rule})")
         if key in self._denied or len(self._denied) < self._rows:
             self._denied[key] = self._denied.get(key, 0) + 1
         else:

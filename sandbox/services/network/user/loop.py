@@ -59,6 +59,15 @@ class Loop:
         """Wait for other events of a watched descriptor."""
         self._epoll.modify(fd, events)
 
+    def take_over(self, fd: int, events: int, ready: Callable[[int], None]) -> bool:
+        """Watch `fd`; where it was watched already for these events (True) only call another."""
+        known = fd in self._ready
+        if known:
+            self._ready[fd] = ready
+        else:
+            self.watch(fd, events, ready)
+        return known
+
     def forget(self, fd: int) -> None:
         """Watch no longer; to be called before `fd` is closed. Harmless for an unwatched one."""
         if self._ready.pop(fd, None) is not None:

@@ -1,0 +1,98 @@
+"""DNS over TCP: a sandbox's connection to its name server, cut into messages (RFC 7766)."""
+
+from __future__ import annotations
+
+from select import EPOLLIN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from socket import socket
+
+    from sandbox.services.network.user.loop import Loop
+    from sandbox.services.network.user.setting import Resolver
+
+IDLE_S = 20.0
+STREAMS = 64
+OUTSTANDING = 32
+READ = 4096
+
+
+class Streams:
+    """The connections to the name server, each alone bounded and all together too."""
+
+    def __init__(self, loop: Loop, resolver: Resolver) -> None:
+        self.loop = loop
+        self.resolver = resolver
+        self.open: set[_Stream] = set()
+
+    def serve(self, sock: socket) -> None:
+        """Answer on an accepted, non-blocking connection, and close it."""
+        if len(self.open) >= STREAMS:
+            sock.close()
+        else:
+            self.open.add(_Stream(self, sock))
+
+
+class _Stream:
+    """One connection; answers are sent in the order in which they come."""
+
+    def __init__(self, streams: Streams, sock: socket) -> None:
+        self._streams = streams
+        self._sock: socket | None = sock
+        self._data = bytearray()
+        self._waiting = 0
+        self._ended = False
+        self._timer = streams.loop.later(IDLE_S, self._close)
+        streams.loop.watch(sock.fileno(), EPOLLIN, self._ready)
+
+    def _ready(self, _mask: int) -> None:
+        if self._sock is None:
+            return
+        try:
+            part = self._sock.recv(READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close()
+            return
+        if not part:
+            self._ended = True
+            self._streams.loop.forget(self._sock.fileno())
+            if not self._waiting:
+                self._close()
+            return
+        self._data += part
+        self._timer.cancel()
+        self._timer = self._streams.loop.later(IDLE_S, self._close)
+        while self._sock is not None and len(self._data) >= 2:
+            end = 2 + (self._data[0] << 8 | self._data[1])
+            if len(self._data) < end:
+                break
+            message = bytes(self._data[2:end])
+            del self._data[:end]
+            if self._waiting >= OUTSTANDING:
+                self._close()
+                return
+            self._waiting += 1
+            self._streams.resolver.ask(message, self._answer, stream=True)
+
+    def _answer(self, message: bytes) -> None:
+        if self._sock is None:
+            return
+        self._waiting -= 1
+        whole = len(message).to_bytes(2, "big") + message
+        try:
+            # Who asks much and reads nothing is cut off: nothing is kept for it.
+            sent = self._sock.send(whole)
+        except OSError:
+            sent = 0
+        if sent < len(whole) or (self._ended and not self._waiting):
+            self._close()
+
+    def _close(self) -> None:
+        self._timer.cancel()
+        if self._sock is not None:
+            self._streams.loop.forget(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+            self._streams.open.discard(self)

@@ -1,0 +1,68 @@
+"""A judge and a resolver for tests of the supervisor: allowed is what is listed, names are fixed.
+
+Entries: "*", "gateway:PORT" (the host's loopback), "ADDRESS", "ADDRESS:PORT".
+"""
+
+from __future__ import annotations
+
+from sandbox.record import Record
+from sandbox.services.network.user.account import text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from sandbox.services.network.user.account import Account
+    from sandbox.services.network.user.loop import Loop
+    from sandbox.services.network.user.setting import Gate, Site, Verdict
+
+
+class Answer(Record):
+    allowed: bool
+    rule: str
+    target: bytes
+    name: str = ""
+
+
+class Listed:
+    def __init__(self, site: Site, allow: tuple[str, ...]) -> None:
+        self._site = site
+        self._allow = allow
+
+    def judge(self, address: bytes, port: int, protocol: str) -> Verdict:
+        del protocol
+        place = text_of(address)
+        target = address
+        if address == self._site.gateway4:
+            place, target = "gateway", b"\x7f\0\0\1"
+        elif address == self._site.gateway6:
+            place, target = "gateway", bytes(15) + b"\1"
+        for rule in self._allow:
+            if rule in ("*", place, f"{place}:{port}", f"sni/{place}"):
+                return Answer(allowed=True, rule=rule, target=target)
+        return Answer(allowed=False, rule="not listed", target=target)
+
+    def gate(self, verdict: Verdict, port: int) -> Gate | None:
+        del port
+        if not verdict.rule.startswith("sni/"):
+            return None
+        return lambda data: None if len(data) < 5 else data.startswith(b"hello")
+
+
+class Echo:
+    """Answers every message with itself; "twice" later."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def ask(self, message: bytes, answer: Callable[[bytes], None], *, stream: bool) -> None:
+        if message == b"later":
+            self._loop.later(0.05, lambda: answer(b"now"))
+        else:
+            answer((b"stream " if stream else b"datagram ") + message)
+
+
+def parts(loop: Loop, config: dict[str, Any], site: Site, account: Account) -> Any:
+    del account
+    return Listed(site, config["allow"]), Echo(loop)
