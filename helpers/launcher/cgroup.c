@@ -5,9 +5,13 @@
 #include "launch.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+
+#define REMOVE_TRIES 100
+#define REMOVE_PAUSE_MS 10
 
 int has_cgroup(void)
 {
@@ -105,6 +109,13 @@ int cgroup_begin(uint64_t flags, int inside, struct failure *f)
 	return 0;
 }
 
+/* Who is in the group and not in the pid namespace does not end with process 1. Linux 5.14. */
+void cgroup_kill(void)
+{
+	if (has_cgroup())
+		cgroup_write("cgroup.kill", "1");
+}
+
 static void copy_file(const char *file, int to)
 {
 	char text[4096];
@@ -125,6 +136,11 @@ void cgroup_finish(const char *name, int folder)
 	for (size_t i = 0; account >= 0 && i < sizeof(files) / sizeof(files[0]); i++)
 		copy_file(files[i], account);
 	int parent = openat(FD_CGROUP, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (parent >= 0 && !strchr(name, '/'))
-		unlinkat(parent, name, AT_REMOVEDIR);
+	/* Who has just been killed is there for a moment: EBUSY. */
+	for (int tries = 0; parent >= 0 && !strchr(name, '/') && tries < REMOVE_TRIES; tries++) {
+		if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno != EBUSY)
+			return;
+		cgroup_kill();
+		poll(NULL, 0, REMOVE_PAUSE_MS);
+	}
 }

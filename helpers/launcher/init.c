@@ -350,7 +350,7 @@ static int code_of(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static void reap(pid_t payload)
+static void reap(pid_t payload, const struct spaces *spaces)
 {
 	struct rusage usage;
 	int status;
@@ -360,6 +360,7 @@ static void reap(pid_t payload)
 			return;
 		if (pid != payload)
 			continue;
+		spaces_tell(spaces);
 		/* The status leaves before the tear-down: our exit kills the whole pid namespace. */
 		send_status(EVENT_EXITED, pid, status, &usage);
 		_exit(code_of(status));
@@ -401,7 +402,7 @@ static void notice_exec(struct pollfd *watch, pid_t payload)
 	watch->fd = -1;
 }
 
-_Noreturn void watch_over(pid_t payload, void (*end)(void))
+_Noreturn void watch_over(pid_t payload, void (*end)(void), const struct spaces *spaces)
 {
 	sigset_t child;
 	sigemptyset(&child);
@@ -414,7 +415,7 @@ _Noreturn void watch_over(pid_t payload, void (*end)(void))
 				   { signals, POLLIN, 0 } };
 	struct signalfd_siginfo info;
 
-	reap(payload);
+	reap(payload, spaces);
 	for (;;) {
 		if (poll(watch, 3, -1) < 0 && errno != EINTR)
 			_exit(CODE_SETUP_FAILED);
@@ -423,7 +424,7 @@ _Noreturn void watch_over(pid_t payload, void (*end)(void))
 		if (watch[1].revents)
 			obey(payload, end);
 		if (watch[2].revents && read(signals, &info, sizeof(info)) > 0)
-			reap(payload);
+			reap(payload, spaces);
 	}
 }
 
@@ -436,6 +437,7 @@ static void end_all(void)
 _Noreturn void init_main(const struct plan *plan)
 {
 	struct context *ctx = calloc(1, sizeof(*ctx));
+	struct spaces spaces = { 0 };
 	if (!ctx)
 		_exit(CODE_SETUP_FAILED);
 	*ctx = (struct context){ .stage = -1, .root = -1, .procfs = -1, .terminal = -1, .ruleset = -1 };
@@ -458,6 +460,7 @@ _Noreturn void init_main(const struct plan *plan)
 	free(ctx);
 	keep_only_kill();
 	close_all_but_ours();
+	spaces_find(&spaces, plan);
 	munmap((void *)(uintptr_t)plan->data, plan->length);
-	watch_over(payload, end_all);
+	watch_over(payload, end_all, &spaces);
 }

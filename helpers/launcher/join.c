@@ -252,5 +252,5 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 	pid_t payload = start_joined(ctx, plan, namespaces[NAMESPACE_INNER]);
 	keep_only_kill();
 	close_all_but_ours();
-	watch_over(payload, end_descendants);
+	watch_over(payload, end_descendants, NULL);
 }

@@ -196,6 +196,7 @@ static int send_signal(struct keeper *k, int signal)
 
 static void kill_all(struct keeper *k)
 {
+	cgroup_kill();
 	send_signal(k, SIGKILL);
 }
 

@@ -50,6 +50,14 @@ struct network {
 	const char *text;
 };
 
+/* Where the payload writes into memory, with a limit. */
+#define MAX_SPACES 16
+
+struct spaces {
+	char *paths[MAX_SPACES];
+	size_t count;
+};
+
 /* Descriptors and maps that the operations of one process hand on to each other. */
 struct context {
 	struct failure failure;
@@ -106,11 +114,13 @@ void join_end(pid_t joined);
 
 /* The control group (cgroup.c): its directory taken from the channel, with its name, where the plan has
  * one, and its limits set; a process cloned in it; what that process does before all else; a file of
- * it written; its figures left in `folder` and itself removed. 0, a pid, or fail() / -1 with errno. */
+ * it written; all in it killed, where there is one; its figures left in `folder` and itself removed.
+ * 0, a pid, or fail() / -1 with errno. */
 int cgroup_take(const struct plan *plan, char name[NAME_MAX + 1], struct failure *f);
 pid_t cgroup_clone(uint64_t flags, int *pidfd, int *inside);
 int cgroup_begin(uint64_t flags, int inside, struct failure *f);
 int cgroup_write(const char *file, const char *value);
+void cgroup_kill(void);
 void cgroup_finish(const char *name, int folder);
 int has_cgroup(void);
 
@@ -122,6 +132,11 @@ void die_with_parent(void);
 void run_setup(struct context *ctx, const struct plan *plan);
 void keep_only_kill(void);
 void close_all_but_ours(void);
-_Noreturn void watch_over(pid_t payload, void (*end)(void));
+_Noreturn void watch_over(pid_t payload, void (*end)(void), const struct spaces *spaces);
+
+/* The writable file systems in memory that the plan makes (space.c): found while there is a plan, and
+ * those that have no room left told of. */
+void spaces_find(struct spaces *spaces, const struct plan *plan);
+void spaces_tell(const struct spaces *spaces);
 
 #endif

@@ -210,8 +210,10 @@ static void end_everything(pid_t pid, int joined)
 	if (joined) {
 		join_end(pid);
 		close(FD_LIFELINE_END);
-	} else
+	} else {
+		cgroup_kill();
 		kill(pid, SIGKILL);
+	}
 }
 
 /* An order is one byte: 0 lets a held sandbox go on, 1…64 is a signal for the payload, 255 or the

@@ -19,7 +19,8 @@ struct record {
 	uint64_t utime_us;
 	uint64_t stime_us;
 	uint64_t maxrss_kib;
-	char text[464];
+	uint64_t written_blocks;
+	char text[456];
 };
 _Static_assert(sizeof(struct record) == 512, "the record's size is part of the protocol");
 
@@ -94,6 +95,7 @@ void send_status(enum event_kind kind, pid_t pid, int status, const struct rusag
 	r.utime_us = microseconds(usage->ru_utime);
 	r.stime_us = microseconds(usage->ru_stime);
 	r.maxrss_kib = (uint64_t)usage->ru_maxrss;
+	r.written_blocks = (uint64_t)usage->ru_oublock;
 	send_record(&r);
 }
 
@@ -147,6 +149,13 @@ void send_limit(const char *why)
 {
 	struct record r = new_record(EVENT_LIMIT, STAGE_END);
 	snprintf(r.text, sizeof(r.text), "%s", why);
+	send_record(&r);
+}
+
+void send_full(const char *path)
+{
+	struct record r = new_record(EVENT_FULL, STAGE_END);
+	snprintf(r.text, sizeof(r.text), "%s", path);
 	send_record(&r);
 }
 

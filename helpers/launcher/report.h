@@ -22,6 +22,7 @@ enum event_kind {
 	EVENT_NAMESPACES = 9, /* descriptors for the keeper; `status` is the first one's place */
 	EVENT_LIMIT = 10,     /* the keeper ends the sandbox: why */
 	EVENT_ORDER = 11,     /* somebody wanted a signal sent: which */
+	EVENT_FULL = 12,      /* at the payload's end a file system of ours had no room left: which */
 };
 
 /* The descriptors by which a sandbox can be entered, in the order in which they are sent. */
@@ -65,7 +66,7 @@ enum stage {
 struct failure {
 	int32_t op;
 	int error;
-	char text[464];
+	char text[456];
 };
 
 /* Fill a failure and return -1, so that `return fail(...)` reads as one step. errno is taken
@@ -82,6 +83,7 @@ int send_held(int32_t op, const int *fds, int count);
 int send_terminal(int master);
 void send_limit(const char *why);
 void send_order(int signal);
+void send_full(const char *path);
 int send_namespaces(const int *fds, int count, int first);
 
 /* One message with descriptors over a socket; -1 with errno. */

@@ -13,12 +13,12 @@ from sandbox.errors import SetupError
 from sandbox.record import Record
 
 RECORD_BYTES = 512
-TEXT_BYTES = 464
-_RECORD = struct.Struct(f"<4sHHiiiiQQQ{TEXT_BYTES}s")
+TEXT_BYTES = 456
+_RECORD = struct.Struct(f"<4sHHiiiiQQQQ{TEXT_BYTES}s")
 _MAGIC = b"SBXE"
 
-STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY, HELD, *_KEPT = KINDS = tuple(range(1, 12))
-NAMESPACES, LIMIT, ORDER = _KEPT
+STARTED, WARNING, ERROR, RUNNING, EXITED, DONE, TTY, HELD, *_KEPT = KINDS = tuple(range(1, 13))
+NAMESPACES, LIMIT, ORDER, FULL = _KEPT
 
 STAGE_DECODE, STAGE_CLONE, STAGE_MAP, STAGE_SETUP, STAGE_SECURITY, STAGE_EXEC = range(1, 7)
 STAGE_RUN, STAGE_END = 7, 8
@@ -43,7 +43,8 @@ KILL_ALL = 255
 class Event(Record):
     """One record: `op` is the operation's index in the plan or -1, `status` a raw wait status.
 
-    `utime_us`, `stime_us` are CPU times in microseconds, `maxrss_kib` a peak in KiB.
+    `utime_us`, `stime_us` are CPU times in microseconds, `maxrss_kib` a peak in KiB,
+    `written_blocks` what was written to disks, in blocks of 512 bytes.
     """
 
     kind: int
@@ -55,6 +56,7 @@ class Event(Record):
     utime_us: int = 0
     stime_us: int = 0
     maxrss_kib: int = 0
+    written_blocks: int = 0
     text: str = ""
 
 
@@ -65,7 +67,8 @@ def decode(data: bytes) -> Event | None:
     """
     if len(data) != RECORD_BYTES:
         raise _malformed(f"{len(data)} bytes long, not {RECORD_BYTES}")
-    magic, kind, stage, op, number, pid, status, utime, stime, maxrss, raw = _RECORD.unpack(data)
+    magic, kind, stage, op, number, pid, status, *usage, raw = _RECORD.unpack(data)
+    utime, stime, maxrss, written = usage
     if magic != _MAGIC:
         raise _malformed("wrong magic")
     if kind not in KINDS:
@@ -76,14 +79,14 @@ def decode(data: bytes) -> Event | None:
     if op < -1 or not 0 <= number < 4096 or pid < 0:
         raise _malformed("a number is out of range")
     words = text.decode("utf-8", "surrogateescape")
-    return Event(kind, stage, op, number, pid, status, utime, stime, maxrss, words)
+    return Event(kind, stage, op, number, pid, status, utime, stime, maxrss, written, words)
 
 
 def encode(event: Event) -> bytes:
     """The wire form of `event`, as the launcher would send it; text is cut to fit."""
     text = event.text.encode("utf-8", "surrogateescape")[: TEXT_BYTES - 1]
     head = (event.stage, event.op, event.errno, event.pid, event.status)
-    usage = (event.utime_us, event.stime_us, event.maxrss_kib)
+    usage = (event.utime_us, event.stime_us, event.maxrss_kib, event.written_blocks)
     return _RECORD.pack(_MAGIC, event.kind, *head, *usage, text)
 
 

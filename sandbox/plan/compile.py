@@ -133,14 +133,25 @@ def _time(policy: Policy, facts: HostFacts, lost: list[Degradation]) -> list[Ste
     return []
 
 
+def _with_stand_in(policy: Policy, request: Request) -> Request:
+    """Without a control group RLIMIT_NPROC stands in for its limit of processes."""
+    pids, group = policy.resources.pids, request.cgroup
+    if pids is None or (group and "pids" in group.controllers):
+        return request
+    limits = dict(request.hard_limits)
+    limits["nproc"] = bound(pids, limits.get("nproc"))
+    return request.replace(hard_limits=tuple(limits.items()))
+
+
 def _process_limit(policy: Policy, request: Request) -> list[Step]:
-    limits = [limit for limit in policy.rlimits if limit.name == "nproc"]
-    bounded = [bound(limit.hard, dict(request.hard_limits).get("nproc")) for limit in limits]
-    return [
-        Step(ops.ProcessLimit(most), policy.origin("rlimits.nproc"))
-        for most in bounded
-        if most != ops.INFINITY
-    ]
+    wanted = [limit.hard for limit in policy.rlimits if limit.name == "nproc"]
+    hard = wanted[0] if wanted else None
+    pids = policy.resources.pids
+    limit = bound(hard, dict(request.hard_limits).get("nproc"))
+    if limit == ops.INFINITY or not (wanted or limit == pids):
+        return []
+    key = "resources.pids" if limit == pids and hard != pids else "rlimits.nproc"
+    return [Step(ops.ProcessLimit(limit), policy.origin(key))]
 
 
 def _environment(policy: Policy, request: Request) -> tuple[str, ...]:
@@ -240,6 +251,7 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
             hint="run sbx on an x86_64 machine",
         )
     _check_user_namespaces(facts)
+    request = _with_stand_in(policy, request)
     lost: list[Degradation] = []
     ids, lost_ids = choose_ids(policy, facts, request.account)
     mounts, lost_mounts = mount_steps(policy, facts, request, ids)

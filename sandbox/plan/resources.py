@@ -98,12 +98,26 @@ def _is_optional(policy: Policy, limit: Limit) -> bool:
     return limit[2] == "io.weight" and not policy.refuses("cgroup")
 
 
+# What bounds something like it without a control group: by key of the policy.
+_RLIMITS = (("memory", "as"), ("memory", "data"), ("cpus", "cpu"))
+
+
+def _stand_ins(policy: Policy, limits: list[Limit]) -> list[str]:
+    """The rlimits that are left of these limits."""
+    keys = {limit[0] for limit in limits}
+    set_here = {limit.name for limit in policy.rlimits if limit.hard is not None}
+    found = [f"RLIMIT_NPROC bounds all its processes to {policy.resources.pids}"] * ("pids" in keys)
+    for key, name in _RLIMITS:
+        if key in keys and name in set_here:
+            found.append(f"RLIMIT_{name.upper()} bounds each process")
+    return found
+
+
 def _lose(policy: Policy, group: Available, limits: list[Limit], *, asked: bool) -> Degradation:
     """Give limits up. Raises HostError where the policy demands them."""
     words = ", ".join(limit[4] for limit in limits)
-    lost = Degradation(
-        "cgroup", f"limits of the whole sandbox: {words}", group.cause, quiet=not asked
-    )
+    cause = "; ".join((group.cause, *_stand_ins(policy, limits)))
+    lost = Degradation("cgroup", f"limits of the whole sandbox: {words}", cause, quiet=not asked)
     what = f"cannot limit the whole sandbox to {words}"
     if policy.resources.required:
         raise HostError(what, cause=group.cause, hint=group.cure)

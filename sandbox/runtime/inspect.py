@@ -29,6 +29,7 @@ _WORDS = {
     events.DONE: "done",
     events.LIMIT: "limit",
     events.ORDER: "order",
+    events.FULL: "full",
 }
 _ORDERS = {FREEZE: "pause", THAW: "unpause"}
 
@@ -111,6 +112,8 @@ def _moment(moment: Moment) -> dict[str, object]:
         shown |= {"text": event.text, "cause": os.strerror(event.errno).lower()}
     elif event.kind == events.LIMIT:
         shown |= {"limit": event.text}
+    elif event.kind == events.FULL:
+        shown |= {"path": event.text}
     if event.pid:  # the launcher counts outside, init inside
         outside = event.kind in (events.STARTED, events.DONE)
         shown["pid" if outside else "inner_pid"] = event.pid
@@ -137,6 +140,7 @@ def ended_report(folder: Folder, life: History) -> Report:
     from sandbox.plan.wire import decode
     from sandbox.runtime.output import Budget
     from sandbox.runtime.report import Subject, make_report
+    from sandbox.services.cgroup.account import parse_account
 
     known = folder.description
     try:
@@ -155,7 +159,8 @@ def ended_report(folder: Folder, life: History) -> Report:
         budget.passed += len(output.data)
         budget.dropped += output.lost
     subject = Subject(known.name, known.policy, known.network, known.has_init, known.storage_reason)
-    return make_report(subject, plan, _outcome(life), budget)
+    account = parse_account(folder.read("account"))
+    return make_report(subject, plan, _outcome(life), budget, account=account)
 
 
 def _log(folder: Folder) -> list[Output]:
@@ -190,4 +195,5 @@ def _outcome(life: History) -> Outcome:
         timed_out=life.timed_out,
         killed=killed,
         wall_s=max(0.0, life.ended_s - life.started_s),
+        full=latest[events.FULL].text if events.FULL in latest else "",
     )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         "output-lost",
         "oom",
         "pids-limit",
+        "disk-full",
         "policy-killed",
         "setup-failed",
         "launcher-killed",
@@ -52,17 +53,19 @@ class Report(Record):
 
     `reason`: exited or signalled by itself; timeout; policy-killed = a forbidden system call
     (SIGSYS); oom = the kernel killed a process of it for want of memory, though it may have ended
-    well (`code`); pids-limit = it was refused a process; output-limit = it wrote more than may
+    well (`code`); pids-limit = it was refused a process; disk-full = at its end a file system in
+    memory had no room left, `disk_full` says which; output-limit = it wrote more than may
     pass, `code` and `signal` say how it ended;
     output-lost = the caller's side could not be written to, `output_error` says why;
     launcher-killed = somebody killed the launcher, and with it all; setup-failed = it never ran.
     `exit_code` is what `sbx run` exits with, `code` and `signal` are the payload's own.
     `output_dropped_bytes` came and were not delivered, whatever the reason. CPU times are of the
-    whole sandbox, `peak_rss_bytes` of its largest process. `pid` is the host's number of the
-    sandbox's init. `layers` were in force; `degradations` were not. `notes` are (what, cause) of
-    what else there was to say of the plan. `cgroup` is what the control group counted, None where
-    there was none: then `memory_peak_bytes` and `pids_peak` of all processes together,
-    `written_bytes` (to disks) and `oom_kills` cannot be known. `phase`: where a set-up failed:
+    whole sandbox, `peak_rss_bytes` of its largest process, `written_bytes` went into files on
+    disks; `figures` says how sure each is. `pid` is the host's number of the sandbox's init.
+    `layers` were in force; `degradations` were not. `notes` are (what, cause) of what else there
+    was to say of the plan. `cgroup` is what the control group counted, None where
+    there was none: then `memory_peak_bytes` and `pids_peak` of all processes together and
+    `oom_kills` cannot be known. `phase`: where a set-up failed:
     prepare (nothing was started), decode, clone, map, setup, security or exec.
     """
 
@@ -94,6 +97,7 @@ class Report(Record):
     oom_kills: int | None = None
     cgroup: Account | None = None
     phase: str | None = None
+    disk_full: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """The report for JSON, with its schema and the signal's name."""
@@ -103,8 +107,15 @@ class Report(Record):
         fields["notes"] = [{"what": what, "cause": cause} for what, cause in self.notes]
         fields["cgroup"] = self.cgroup.as_dict() if self.cgroup else None
         fields["error"] = self.error.as_dict() if self.error else None
+        fields["figures"] = self.figures()
         name = signal_name(self.signal) if self.signal else None
         return {"schema": SCHEMA, **fields, "signal_name": name}
+
+    def figures(self) -> dict[str, dict[str, str]]:
+        """How sure each figure is, see `runtime.figures`."""
+        from sandbox.runtime.figures import figures
+
+        return figures(self)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -147,6 +158,8 @@ class Report(Record):
             own = f"ended by {signal_name(self.signal)}"
         if self.oom_kills:
             own += f", {self.oom_kills} killed for want of memory"
+        if self.disk_full:
+            own += f", no room left on {self.disk_full}"
         return f"{self.reason}: {own}" if own else self.reason
 
 
@@ -179,6 +192,8 @@ def conclude(
         return "oom", status
     if account and account.pids_refused:
         return "pids-limit", status
+    if outcome.full:
+        return "disk-full", status
     if dropped:
         return "output-limit", status
     return ("signalled" if os.WIFSIGNALED(status) else "exited"), status
@@ -221,6 +236,11 @@ def make_report(
     elif reason == "output-lost":
         exit_code = exit_code or EXIT_SETUP
     usage = outcome.done or outcome.exited
+    cpu = {
+        "user_usec": usage.utime_us if usage else 0,
+        "system_usec": usage.stime_us if usage else 0,
+    }
+    cpu.update(account.cpu if account and account.cpu else ())
     return Report(
         name=subject.name,
         reason=reason,
@@ -228,8 +248,8 @@ def make_report(
         code=code,
         signal=killed_by,
         wall_s=round(outcome.wall_s, 6),
-        cpu_user_s=usage.utime_us / 1e6 if usage else 0.0,
-        cpu_system_s=usage.stime_us / 1e6 if usage else 0.0,
+        cpu_user_s=cpu["user_usec"] / 1e6,
+        cpu_system_s=cpu["system_usec"] / 1e6,
         peak_rss_bytes=usage.maxrss_kib * 1024 if usage else 0,
         output_bytes=budget.passed,
         output_dropped_bytes=budget.dropped,
@@ -245,10 +265,16 @@ def make_report(
         notes=plan.notes,
         memory_peak_bytes=account.memory_peak_bytes if account else None,
         pids_peak=account.pids_peak if account else None,
-        written_bytes=dict(account.io).get("wbytes") if account and account.io else None,
+        written_bytes=usage.written_blocks * 512 if usage and _counts_writes() else None,
         oom_kills=account.oom_kills if account else None,
         cgroup=account,
+        disk_full=outcome.full,
     )
+
+
+def _counts_writes() -> bool:
+    """Whether this kernel was built to (CONFIG_TASK_IO_ACCOUNTING); else it says 0."""
+    return os.path.exists("/proc/self/io")
 
 
 def _warned(outcome: Outcome, plan: Plan) -> list[Degradation]:

@@ -518,7 +518,8 @@ class _Session:
 
     def publish(self, report: Report) -> None:
         """Hand the report out, to the status lines first."""
-        self._status.send("exited", report=report.as_dict())
+        if self._options.status_fd is not None:
+            self._status.send("exited", report=report.as_dict())
         path = self._options.report_path
         if path == REPORT_ON_STDERR:
             lines = [line if line.isprintable() else ascii(line)[1:-1] for line in report.people()]

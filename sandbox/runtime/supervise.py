@@ -47,7 +47,8 @@ class Outcome(Record):
     """What happened: the events as they came, and what was done from outside.
 
     `status` is the launcher's raw wait status, None when somebody else reaped it. `wall_s`
-    runs from the start of the launcher to its end.
+    runs from the start of the launcher to its end. `full`: a file system in memory that had no
+    room left at the payload's end, "" for none.
     """
 
     started: Event | None
@@ -60,6 +61,7 @@ class Outcome(Record):
     timed_out: bool
     killed: bool
     wall_s: float
+    full: str = ""
 
 
 def drive(turns: Turns[T]) -> T:
@@ -425,6 +427,7 @@ class Supervisor:
         self._order(signal.SIGCONT)
 
     def _outcome(self) -> Outcome:
+        full = self._last.get(events.FULL)
         return Outcome(
             started=self._last.get(events.STARTED),
             running=self._last.get(events.RUNNING),
@@ -436,6 +439,7 @@ class Supervisor:
             timed_out=self._timed_out,
             killed=self._stage >= _KILLING,
             wall_s=self._ended - self._began,
+            full=full.text if full else "",
         )
 
 

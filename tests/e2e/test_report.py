@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Sbx
 from tests.support.schema import violations
+from tests.support.user import children
 
 FIELDS = {
     "schema",
@@ -174,3 +176,41 @@ def test_reports_are_as_the_schema_says(
     report = json.loads((tmp_path / "r").read_text())
     assert violations(report) == []
     assert (report["reason"], report["phase"]) == (reason, phase)
+
+
+def test_a_forbidden_call_is_a_reason(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    words = ("--security-opt", f"seccomp={tmp_path}/profile.json", "--report", tmp_path / "r")
+    done = sbx("run", *words, rootfs, "mkdir", "/tmp/x")
+    report = json.loads((tmp_path / "r").read_text())
+    assert violations(report) == []
+    assert (report["reason"], report["signal_name"]) == ("policy-killed", "SIGSYS")
+    assert done.returncode == 128 + signal.SIGSYS
+    assert "a system call that its policy forbids" in done.stderr
+
+
+def test_a_launcher_that_was_killed_is_a_reason(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
+    words = ("--report", tmp_path / "r", rootfs, "sh", "-c", "echo ready; sleep 100")
+    running = sbx.start("run", *words)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"ready\n"
+    (launcher,) = children(running.pid)
+    os.kill(launcher, signal.SIGKILL)
+    _, said = running.communicate(timeout=60)
+    report = json.loads((tmp_path / "r").read_text())
+    assert violations(report) == []
+    assert (report["reason"], report["exit_code"]) == ("launcher-killed", running.returncode)
+    assert b"the launcher was killed" in said
+
+
+def test_a_set_up_that_fails_says_where(sbx: Sbx, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "proc").symlink_to("tmp")
+    done = sbx("run", "--report", tmp_path / "r", root, "true")
+    report = json.loads((tmp_path / "r").read_text())
+    assert violations(report) == []
+    assert (report["reason"], report["phase"], done.returncode) == ("setup-failed", "setup", 125)
+    assert {row["sure"] for row in report["figures"].values()} == {"exact", "unknown"}

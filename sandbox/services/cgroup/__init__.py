@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 UNIFIED = "/sys/fs/cgroup"
+# Where distributions mount those of version 1.
+LEGACY = ("cpu", "memory", "pids", "cpuset", "blkio")
 _CURE = 'see "sbx doctor" for what gives this user control groups'
 # In the order in which they are tried.
 DRIVERS = ("delegated", "systemd", "root")
@@ -50,6 +52,13 @@ def _driver(name: str) -> Driver:
     return delegated
 
 
+def _without_unified() -> str:
+    held = [name for name in LEGACY if os.path.isdir(f"{UNIFIED}/{name}")]
+    if held:
+        return f"cgroup v1 holds {', '.join(held)}, which users cannot have"
+    return f"no unified control groups (cgroup v2) on {UNIFIED}"
+
+
 def find_group(wanted: str = "auto", *, asked: bool = True) -> Available:
     """What the first driver that works could make; `driver` is "" when none does, with causes.
 
@@ -59,8 +68,7 @@ def find_group(wanted: str = "auto", *, asked: bool = True) -> Available:
     if wanted == "none":
         return Available("", cause='resources.driver is "none"', cure="use another driver")
     if not os.path.exists(f"{UNIFIED}/cgroup.controllers"):
-        cause = f"no unified control groups (cgroup v2) on {UNIFIED}; rlimits bound each process"
-        return Available("", cause=cause, cure=_CURE)
+        return Available("", cause=_without_unified(), cure=_CURE)
     bare = None
     causes = []
     for name in DRIVERS if wanted == "auto" else (wanted,):

@@ -9,6 +9,8 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox.services.cgroup.group import Group
 
 _CPU = ("usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec")
@@ -73,14 +75,32 @@ def _waited(text: str) -> int | None:
 
 def read_account(group: Group) -> Account:
     """Read everything; files that are not there give None."""
-    controllers = group.read("cgroup.controllers").split()
-    waited = [(name, _waited(group.read(f"{name}.pressure"))) for name in ("cpu", "memory", "io")]
+    return _account(group.read)
+
+
+def parse_account(data: bytes) -> Account | None:
+    """What the launcher of a detached sandbox has copied: of each file its name, its length in
+    bytes and its content. None where there was no group."""
+    files: dict[str, str] = {}
+    while data:
+        head, _, rest = data.partition(b"\n")
+        name, _, length = head.decode("ascii", "replace").partition(" ")
+        if not length.isdecimal():
+            break
+        files[name] = rest[: int(length)].decode("ascii", "replace")
+        data = rest[int(length) :]
+    return _account(lambda name: files.get(name, "")) if files else None
+
+
+def _account(read: Callable[[str], str]) -> Account:
+    controllers = read("cgroup.controllers").split()
+    waited = [(name, _waited(read(f"{name}.pressure"))) for name in ("cpu", "memory", "io")]
     return Account(
-        memory_peak_bytes=_number(group.read("memory.peak")),
-        memory_events=_table(group.read("memory.events")),
-        pids_peak=_number(group.read("pids.peak")),
-        pids_events=_table(group.read("pids.events")),
-        cpu=_table(group.read("cpu.stat"), _CPU),
-        io=_io(group.read("io.stat")) if "io" in controllers else None,
+        memory_peak_bytes=_number(read("memory.peak")),
+        memory_events=_table(read("memory.events")),
+        pids_peak=_number(read("pids.peak")),
+        pids_events=_table(read("pids.events")),
+        cpu=_table(read("cpu.stat"), _CPU),
+        io=_io(read("io.stat")) if "io" in controllers else None,
         pressure=tuple((name, us) for name, us in waited if us is not None) or None,
     )

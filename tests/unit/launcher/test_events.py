@@ -30,7 +30,7 @@ def test_a_record_has_the_size_of_the_protocol() -> None:
 def test_encode_then_decode(
     kind: int, op: int, errno: int, status: int, maxrss: int, text: str
 ) -> None:
-    event = Event(kind, 4, op, errno, 7, status, 1, 2, maxrss, text)
+    event = Event(kind, 4, op, errno, 7, status, 1, 2, maxrss, 3, text)
     assert events.decode(events.encode(event)) == event
 
 

@@ -94,10 +94,35 @@ def test_nobody_looked(facts: HostFacts) -> None:
 def test_what_nobody_asked_for_is_lost_quietly(name: str, facts: HostFacts) -> None:
     plan = plan_of(build_policy(load_policy(name)), facts, NONE)
     (lost,) = plan.degradations
-    assert (lost.layer, lost.quiet, lost.cause) == ("cgroup", True, NONE.cause)
+    assert (lost.layer, lost.quiet) == ("cgroup", True)
+    assert lost.cause.startswith(f"{NONE.cause}; RLIMIT_NPROC bounds all its processes to ")
     assert "processes" in lost.lost
     assert "Cgroup" not in {type(step.op).__name__ for step in plan.steps}
     assert "cgroup" not in plan.layers
+
+
+def test_rlimits_stand_in(facts: HostFacts) -> None:
+    policy = asked(pids=32, memory="64M", cpus=1)
+    flags = Layer("options", {"rlimits": {"as": "1G"}}, {"rlimits.as": "--ulimit"})
+    both = build_policy(
+        [
+            *load_policy("default"),
+            Layer("options", {"resources": {"pids": 32, "memory": "64M"}}, {}),
+            flags,
+        ]
+    )
+
+    def process_limits(plan: Plan) -> list[tuple[int, str]]:
+        return [(s.op.limit, s.origin) for s in plan.steps if isinstance(s.op, ops.ProcessLimit)]
+
+    assert process_limits(plan_of(policy, facts, NONE)) == [(32, "--pids")]
+    assert process_limits(plan_of(policy, facts, WHOLE)) == [(4096, "default.toml")]
+    causes = [lost.cause for lost in plan_of(both, facts, NONE).degradations]
+    words = "RLIMIT_NPROC bounds all its processes to 32; RLIMIT_AS bounds each process"
+    assert causes == [f"{NONE.cause}; {words}"]
+    policy = asked(pids=32, memory="64M")
+    (lost,) = plan_of(policy, facts, WHOLE.replace(controllers=("pids",), cause="no")).degradations
+    assert lost.cause == "no"
 
 
 def test_what_was_asked_for_is_lost_aloud(facts: HostFacts) -> None:

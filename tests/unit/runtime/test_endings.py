@@ -27,6 +27,13 @@ REPORT = Report(
         ({"reason": "policy-killed"}, "a system call that its policy forbids"),
         ({"reason": "launcher-killed"}, "the launcher was killed"),
         (
+            {"reason": "oom", "oom_kills": 2},
+            "2 of its processes were killed for want of memory: 1G",
+        ),
+        ({"reason": "pids-limit"}, "refused by the limit of processes: 256, from strict"),
+        ({"reason": "disk-full", "disk_full": "/"}, "for changes of the root file system: "),
+        ({"reason": "disk-full", "disk_full": "/tmp"}, "no room was left on /tmp: "),
+        (
             {"output_bytes": 64 << 20, "output_dropped_bytes": 5},
             "5 bytes of output were dropped above the limit: 16M, from",
         ),

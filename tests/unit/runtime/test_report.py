@@ -93,7 +93,33 @@ def test_json_has_its_schema_and_every_field() -> None:
     assert read["degradations"] == [
         {"layer": "time", "lost": "own clocks", "cause": "no time namespaces"}
     ]
-    assert set(read) == {"schema", "signal_name", *dict(REPORT)}
+    assert set(read) == {"schema", "signal_name", "figures", *dict(REPORT)}
+
+
+def test_a_full_file_system_is_a_reason_that_keeps_the_status() -> None:
+    found = outcome(exited=exited(1 << 8), full="/tmp")
+    assert conclude(found, dropped=True, has_init=True) == ("disk-full", 1 << 8)
+    report = REPORT.replace(reason="disk-full", disk_full="/tmp")
+    assert "disk-full: exit code 3, no room left on /tmp" in report.people()[0]
+
+
+def test_how_sure_the_figures_are() -> None:
+    lost = (Degradation("cgroup", "limits", "no unified control groups"),)
+    alone = REPORT.replace(degradations=lost, written_bytes=512).figures()
+    assert {name: row["sure"] for name, row in alone.items()} == {
+        "wall_s": "exact", "cpu": "at-least", "peak_rss_bytes": "at-least",
+        "memory_peak_bytes": "unknown", "pids_peak": "unknown", "written_bytes": "at-least",
+        "oom_kills": "unknown",
+    }  # fmt: skip
+    assert alone["pids_peak"]["why"].endswith("control group counts it: no unified control groups")
+    group = ACCOUNT.replace(cpu=(("usage_usec", 1),), pids_peak=None)
+    grouped = REPORT.replace(cgroup=group, memory_peak_bytes=1, oom_kills=0).figures()
+    assert {name for name, row in grouped.items() if row["sure"] == "exact"} == {
+        "wall_s", "cpu", "memory_peak_bytes", "oom_kills"
+    }  # fmt: skip
+    assert "does not count" in grouped["pids_peak"]["why"]
+    failed = REPORT.replace(error=SetupError("no"), reason="setup-failed").figures()
+    assert {row["sure"] for row in failed.values()} == {"exact", "unknown"}
 
 
 ACCOUNT = Account(

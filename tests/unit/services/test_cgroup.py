@@ -16,7 +16,7 @@ from sandbox.errors import HostError
 from sandbox.plan.request import Available
 from sandbox.services import cgroup
 from sandbox.services.cgroup import delegated, root, systemd, tree
-from sandbox.services.cgroup.account import read_account
+from sandbox.services.cgroup.account import parse_account, read_account
 from sandbox.services.cgroup.group import Group, claim_name, make_folder, open_group, reap_groups
 
 
@@ -114,9 +114,13 @@ def test_a_delegated_unit_is_ours_and_nothing_above_it(
 
 def test_no_unified_tree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cgroup, "UNIFIED", str(tmp_path))
+    for name in ("memory", "cpu"):
+        (tmp_path / name).mkdir()
+    assert cgroup.find_group().cause == "cgroup v1 holds cpu, memory, which users cannot have"
+    monkeypatch.setattr(cgroup, "UNIFIED", str(tmp_path / "none"))
     found = cgroup.find_group()
     assert (found.driver, found.controllers) == ("", ())
-    assert "cgroup v2" in found.cause
+    assert found.cause == f"no unified control groups (cgroup v2) on {tmp_path}/none"
     assert "doctor" in found.cure
     assert cgroup.find_group("none").cause == 'resources.driver is "none"'
 
@@ -265,6 +269,16 @@ def test_figures(groups: Path) -> None:
     assert found.pressure == (("cpu", 77),)
     assert found.as_dict()["pids_events"] == {"max": 5}
     made.release()
+
+
+def test_figures_that_a_launcher_has_kept() -> None:
+    data = b"cgroup.controllers 7\nmemory\nmemory.peak 5\n4096\nmemory.events 11\noom_kill 2\n"
+    found = parse_account(data)
+    assert found is not None
+    assert (found.memory_peak_bytes, found.oom_kills, found.io) == (4096, 2, None)
+    assert parse_account(b"") is None
+    assert parse_account(b"noise") is None
+    assert parse_account(data[:-3]) is not None  # a full disk
 
 
 def test_figures_that_are_not_kept(tmp_path: Path) -> None:
