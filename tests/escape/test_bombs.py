@@ -119,7 +119,7 @@ def test_a_flood_that_ends_by_itself_is_reported(
     words = ("--policy", small, "--report", tmp_path / "r", attack_rootfs, "/attack", "disk")
     done = sbx("run", *words)
     report = json.loads((tmp_path / "r").read_text())
-    assert (done.returncode, report["reason"], report["code"]) == (0, "exited", 0)
+    assert (done.returncode, report["reason"], report["code"]) == (0, "disk-full", 0)
 
 
 def test_zombies_are_reaped(sbx: Sbx, attack_rootfs: Path) -> None:
