@@ -29,7 +29,7 @@ class _RecordMeta(type):
         for base in bases:
             inherited += getattr(base, "_fields", ())
             defaults = {**getattr(base, "_defaults", {}), **defaults}
-        namespace["__slots__"] = own
+        namespace["__slots__"] = (*own, *namespace.get("__slots__", ()))
         cls = super().__new__(mcs, name, bases, namespace)
         cls._fields = inherited + own
         cls._defaults = defaults
@@ -39,20 +39,37 @@ class _RecordMeta(type):
     _defaults: dict[str, Any]
 
 
+_set = object.__setattr__
+
+
+def _values(record: Record) -> list[Any]:
+    return [getattr(record, name) for name in type(record)._fields]
+
+
 class Record(metaclass=_RecordMeta):
     """A frozen value: equal by content, hashable, with keyword or positional construction."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = type(self)._fields
+        cls = type(self)
+        if kwargs or len(args) != len(cls._fields):
+            args = cls._complete(args, kwargs)
+        for name, value in zip(cls._fields, args, strict=True):
+            _set(self, name, value)
+
+    @classmethod
+    def _complete(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The values of all fields in order, those not given by default. Raises TypeError."""
+        fields = cls._fields
         if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
-        values = {**type(self)._defaults, **dict(zip(fields, args, strict=False)), **kwargs}
+            raise TypeError(f"{cls.__name__} takes {len(fields)} values, got {len(args)}")
+        values = {**cls._defaults, **dict(zip(fields, args, strict=False)), **kwargs}
         for name in fields:
             if name not in values:
-                raise TypeError(f"{type(self).__name__} lacks {name!r}")
-            object.__setattr__(self, name, values.pop(name))
-        if values:
-            raise TypeError(f"{type(self).__name__} has no field {next(iter(values))!r}")
+                raise TypeError(f"{cls.__name__} lacks {name!r}")
+        if len(values) > len(fields):
+            unknown = next(name for name in values if name not in fields)
+            raise TypeError(f"{cls.__name__} has no field {unknown!r}")
+        return tuple([values[name] for name in fields])
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen: cannot set {name!r}")
@@ -66,16 +83,16 @@ class Record(metaclass=_RecordMeta):
             yield name, getattr(self, name)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and tuple(self) == tuple(other)
+        return type(self) is type(other) and _values(self) == _values(other)
 
     def __hash__(self) -> int:
-        return hash((type(self), tuple(value for _, value in self)))
+        return hash((type(self), *_values(self)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self)})"
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        return type(self), tuple(value for _, value in self)
+        return type(self), tuple(_values(self))
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

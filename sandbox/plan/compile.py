@@ -214,8 +214,25 @@ def _notes(policy: Policy, request: Request, ids: Ids) -> list[tuple[str, str]]:
 def compile_plan(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     """Decide everything. Raises HostError and PolicyError, with nothing done so far.
 
-    All layers that the policy demands and this host lacks are named at once.
+    All layers that the policy demands and this host lacks are named at once. What was decided for
+    the same three before is not decided again: only the command may be another one.
     """
+    key = policy, facts, request.replace(argv=(), env=())
+    plan = _decided.get(key)
+    if plan is None:
+        plan = _decide(policy, facts, request)
+        if len(_decided) >= REMEMBERED:
+            _decided.clear()
+        _decided[key] = plan
+    return plan.replace(steps=(*plan.steps, _exec(policy, request)))
+
+
+REMEMBERED = 32
+_decided: dict[tuple[Policy, HostFacts, Request], Plan] = {}  # by values: no order matters
+
+
+def _decide(policy: Policy, facts: HostFacts, request: Request) -> Plan:
+    """The plan but for its last step, the command."""
     try:
         return _compile(policy, facts, request)
     except HostError as error:
@@ -273,7 +290,6 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         *_process_limit(policy, request),
         Step(inner, policy.origin("identity.map")),
         *security,
-        _exec(policy, request),
     ]
     return Plan(
         steps=tuple(steps),

@@ -47,10 +47,12 @@ def extents(found: Extents) -> str:
 
 
 class Op(Record):
-    """Base of all operations."""
+    """Base of all operations. `encoded`: its wire form, once it was asked for."""
 
+    __slots__ = ("encoded",)
     opcode: ClassVar[int] = 0
     signature: ClassVar[str] = ""
+    encoded: ClassVar[bytes]
 
     def describe(self) -> str:
         """One line: the effect and its object."""

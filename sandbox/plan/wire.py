@@ -113,8 +113,14 @@ def decode(message: bytes) -> tuple[Op, ...]:
 
 def encode_op(op: Op) -> bytes:
     """One operation: u16 opcode, u16 zero, u32 length, body."""
+    try:
+        return op.encoded
+    except AttributeError:
+        pass
     body = b"".join(_field(kind, value) for kind, (_, value) in zip(op.signature, op, strict=True))
-    return struct.pack("<HHI", op.opcode, 0, len(body)) + body
+    encoded = struct.pack("<HHI", op.opcode, 0, len(body)) + body
+    object.__setattr__(op, "encoded", encoded)  # of a frozen value: it stays true
+    return encoded
 
 
 def encode(ops: Iterable[Op]) -> bytes:

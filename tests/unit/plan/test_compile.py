@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import HostError
+from sandbox.host.accounts import Account
 from sandbox.host.facts import HostFacts
+from sandbox.plan import compile as compiler
 from sandbox.plan import explain, ops, wire
 from sandbox.plan.compile import choose_storage, compile_plan
-from sandbox.plan.request import DISK_OVERLAY, Plan, Source
+from sandbox.plan.request import DISK_OVERLAY, Available, Plan, Request, Source
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Mount, Policy
@@ -51,6 +53,54 @@ def test_same_input_same_bytes(policy: Policy, facts: HostFacts) -> None:
     plans = [compile_plan(policy, facts, make_request()) for _ in range(2)]
     first, second = (wire.encode(step.op for step in plan.steps) for plan in plans)
     assert first == second
+
+
+def test_the_same_is_not_decided_twice(facts: HostFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that a plan depends on, only another command may do with what was decided before."""
+    decided: list[Request] = []
+
+    def decide(policy: Policy, facts: HostFacts, request: Request) -> Plan:
+        decided.append(request)
+        return real(policy, facts, request)
+
+    real = compiler._decide
+    monkeypatch.setattr(compiler, "_decide", decide)
+    monkeypatch.setattr(compiler, "_decided", {})
+    wanted = strict()
+    first = compile_plan(wanted, facts, make_request(env=(("TERM", "a"),)))
+    second = compile_plan(wanted, facts, make_request(argv=("false",), env=(("X", "1"),)))
+    assert len(decided) == 1
+    commands = [plan.steps[-1].op for plan in (first, second)]
+    assert [op.argv for op in commands if isinstance(op, ops.Exec)] == [("true",), ("false",)]
+    assert first.steps[:-1] == second.steps[:-1]
+    changed = {
+        "rootfs": Source("/srv/root", 1, 3, 0o40755),
+        "account": Account(1001),
+        "sources": (Source("/data", 1, 9, 0o40755),),
+        "hidden": ("/home",),
+        "pinned": ((Source("/data", 1, 9, 0o40755), "/d", True),),
+        "warnings": ("odd",),
+        "pass_fds": (9,),
+        "hard_limits": (("nofile", 64),),
+        "storage": "bind",
+        "upper": "/upper",
+        "program": b"\x06\0\0\0\0\0\0\0",
+        "owners": (7,),
+        "files": (("/etc/hosts", b"x"),),
+        "accounts": (b"x", b""),
+        "cgroup": Available("root"),
+        "devices": (("/dev/sda", "8:0"),),
+    }
+    assert {*changed, "argv", "env"} == set(Request._fields)
+    for number, (name, value) in enumerate(changed.items()):
+        compile_plan(wanted, facts, make_request(**{name: value}))
+        assert len(decided) == number + 2, name
+    compile_plan(wanted, facts.replace(landlock_abi=3), make_request())
+    compile_plan(wanted.replace(name="other"), facts, make_request())
+    assert len(decided) == len(changed) + 3
+    for number in range(2 * compiler.REMEMBERED):
+        compile_plan(wanted, facts, make_request(owners=(number,)))
+        assert len(compiler._decided) <= compiler.REMEMBERED
 
 
 def test_strict_keeps_nothing(facts: HostFacts) -> None:
