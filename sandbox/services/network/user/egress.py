@@ -225,14 +225,11 @@ class Egress:
             if not rule.low and not rule.protocol:
                 return Verdict(False, f"deny {rule.text}", name=name)
         zone = name.rpartition(".")[2]
-        if zone == "localhost":
-            return Verdict(False, "local", name=name)
         for rule in self._names.find(name):
             return Verdict(True, rule.text, name=name)
-        if zone == name or zone in LOCAL_ZONES:
-            return Verdict(False, "local", name=name)
         for rule in self._public:
-            return Verdict(True, rule.text, name=name)
+            local = zone == name or zone in LOCAL_ZONES
+            return Verdict(not local, "local" if local else rule.text, name=name)
         return Verdict(False, "not listed", name=name)
 
     def learn(self, name: str, addresses: Iterable[bytes], ttl: float) -> None:
@@ -243,6 +240,8 @@ class Egress:
         until = self._now() + max(ttl, TTL_MIN) + GRACE
         for raw in addresses:
             address = canonical(raw)
+            if self._learned.get(address, {}).get(verdict.name, 0.0) >= until - GRACE / 2:
+                continue  # an answer from the cache, again and again
             names = self._learned.pop(address, {})
             names.pop(verdict.name, None)
             names[verdict.name] = until
