@@ -16,8 +16,8 @@ from sandbox.linux.capabilities import capability_mask
 from sandbox.plan import ops
 from sandbox.plan.keep import keep
 from sandbox.plan.wire import encode
+from sandbox.runtime.description import Description
 from sandbox.runtime.registry import (
-    Description,
     boot_id,
     claim,
     new_id,

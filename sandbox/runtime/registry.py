@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import marshal
 import os
 import time
-from binascii import crc32
 
 from sandbox.errors import StateError
 from sandbox.linux.paths import private_dir, state_dir
-from sandbox.record import Record
+from sandbox.runtime.description import Description, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = "sbx.sandbox/1"
 ID_CHARS = 12
-_SUM_BYTES = 4
-_MARSHAL = 4  # the form that every Python from 3.4 on reads
 MAX_NAME_CHARS = 64
 FILES = ("sandbox", "plan", "events", "log", "log.1", "control", "lock")
 
@@ -34,44 +29,6 @@ _FRESH, _OLD = ".new-", ".old-"  # folders before their first and after their la
 _FRESH_S = 60
 _OWN = "sbx-"
 _HEX = frozenset("0123456789abcdef")
-
-
-class Description(Record):
-    """What is known of a sandbox from its start on. Times in seconds since the epoch.
-
-    `pid` and `started_ticks` (proc(5), field 22) tell the launcher from a later process with
-    its number, `boot_id` from one of an earlier boot. `capabilities`: what user 0 and what
-    others may keep, as masks. `cgroup`: driver, folder and inode of its control group, "" for none.
-    """
-
-    id: str
-    name: str
-    created_s: float
-    boot_id: str
-    rootfs: str
-    argv: tuple[str, ...]
-    policy: str
-    pid: int = 0
-    started_ticks: int = 0
-    detached: bool = False
-    tty: bool = False
-    input: bool = False
-    auto_remove: bool = False
-    restart: str = "no"
-    timeout_s: float = 0.0
-    grace_s: float = 0.0
-    storage: str = ""
-    storage_reason: str = ""
-    network: str = ""
-    identity: str = ""
-    has_init: bool = True
-    layers: tuple[str, ...] = ()
-    degradations: tuple[tuple[str, str, str], ...] = ()
-    capabilities: tuple[int, int] = (0, 0)
-    cgroup: tuple[str, str, int] = ("", "", 0)
-
-
-_SAMPLE = dict(Description("", "", 0.0, "", "", (), ""))
 
 
 class Folder:
@@ -89,8 +46,8 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The sandbox's name."""
-        return self.description.name
+        """The sandbox's name, or its id where the name cannot be read."""
+        return self.description.name or self.id
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Open one of its files. Raises OSError."""
@@ -130,7 +87,7 @@ class Folder:
 
     def describe(self, description: Description) -> None:
         """Write a new description."""
-        self.write("sandbox", _encode(description))
+        self.write("sandbox", encode(description))
         self.description = description
 
     def lives(self) -> bool:
@@ -155,7 +112,9 @@ class Folder:
                 _lock_dead(lock)
             # From here on it is gone, and what is left of it belongs to whoever sweeps.
             os.rename(self.path, aside)
-            _drop_name(self.name, self.id)
+            for name in (self.name,) if self.description.name else _names():
+                if _holder(name) == self.id:
+                    _drop_name(name, self.id)
             _delete(aside)
         except BlockingIOError:
             return False
@@ -174,11 +133,6 @@ def _delete(path: str) -> None:
     for name in os.listdir(path):
         os.unlink(f"{path}/{name}")
     os.rmdir(path)
-
-
-def _encode(description: Description) -> bytes:
-    data = marshal.dumps({"schema": SCHEMA, **dict(description)}, _MARSHAL)
-    return crc32(data).to_bytes(_SUM_BYTES, "little") + data
 
 
 def _lock_dead(lock: int) -> None:
@@ -261,7 +215,7 @@ def claim(description: Description) -> tuple[Folder, int]:
         folder.fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         lock = folder.open("lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.create("sandbox", _encode(description))
+        folder.create("sandbox", encode(description))
         os.rename(fresh, folder.path)
         if description.name != own_name(description.id):
             take_name(description.name, description.id)
@@ -312,6 +266,13 @@ def _holder(name: str) -> str | None:
         return os.readlink(f"{state_dir()}/{_NAMES}/{name}")
     except OSError:
         return None
+
+
+def _names() -> list[str]:
+    try:
+        return os.listdir(f"{state_dir()}/{_NAMES}")
+    except OSError:
+        return []
 
 
 def _means_one_that_lives(name: str, holder: str) -> bool:
@@ -375,30 +336,21 @@ def rename(folder: Folder, name: str) -> None:
 # ---- finding -------------------------------------------------------------------------------
 
 
-def _description(data: bytes) -> Description | None:
-    total, data = data[:_SUM_BYTES], data[_SUM_BYTES:]
-    # Damaged numbers could make marshal take all the memory there is.
-    if crc32(data).to_bytes(_SUM_BYTES, "little") != total:
-        return None
-    try:
-        fields = marshal.loads(data)  # noqa: S302 (a folder that is ours alone)
-        if not isinstance(fields, dict) or fields.pop("schema") != SCHEMA:
-            return None
-        found = Description(**fields)
-    except (ValueError, EOFError, KeyError, TypeError):
-        return None
-    kinds = {name: (int, float) if type(s) is float else type(s) for name, s in _SAMPLE.items()}
-    return found if all(isinstance(value, kinds[name]) for name, value in found) else None
-
-
-def _open(identity: str) -> Folder | None:
+def _open_damaged(identity: str) -> Folder | None:
+    """A sandbox of which the id alone is known."""
     path = f"{state_dir()}/{identity}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
-    found = Folder(path, fd, Description(identity, "", 0.0, "", "", (), ""))
-    description = _description(found.read("sandbox"))
+    return Folder(path, fd, Description(identity, "", 0.0, "", "", (), ""))
+
+
+def _open(identity: str) -> Folder | None:
+    found = _open_damaged(identity)
+    if found is None:
+        return None
+    description = decode(found.read("sandbox"))
     if description is None or description.id != identity:
         found.close()
         return None
@@ -415,23 +367,27 @@ def ids() -> list[str]:
     return sorted(name for name in names if len(name) == ID_CHARS and _HEX.issuperset(name))
 
 
-def everyone(damaged: list[str] | None = None) -> Iterator[Folder]:
+def everyone(damaged: list[Folder] | None = None) -> Iterator[Folder]:
     """Every sandbox, oldest first; each is the caller's to close.
 
-    `damaged` gets the folders of those whose description is spoilt, or of another version.
+    `damaged` gets those whose description is spoilt, or of another version: of them only the id
+    is known, and whether they live.
     """
     found = []
     for identity in ids():
         folder = _open(identity)
         if folder is not None:
             found.append(folder)
-        elif damaged is not None and os.path.isdir(path := f"{state_dir()}/{identity}"):
-            damaged.append(path)
+        elif damaged is not None and (folder := _open_damaged(identity)) is not None:
+            damaged.append(folder)
     return iter(sorted(found, key=lambda folder: folder.description.created_s))
 
 
-def find(word: str) -> Folder:
-    """The sandbox with this name, id, or beginning of an id. Raises StateError."""
+def find(word: str, *, damaged: bool = False) -> Folder:
+    """The sandbox with this name, id, or beginning of an id. Raises StateError.
+
+    With `damaged` also one whose description is spoilt, by its id alone.
+    """
     holder = _holder(word) if word and "/" not in word and not word.startswith(".") else None
     if holder is not None and (found := _open(holder)) is not None:
         if found.name == word:
@@ -447,11 +403,15 @@ def find(word: str) -> Folder:
         )
     if matches and (found := _open(matches[0])) is not None:
         return found
-    if matches and os.path.isdir(path := f"{state_dir()}/{matches[0]}"):
+    spoilt = _open_damaged(matches[0]) if matches else None
+    if spoilt is not None and damaged:
+        return spoilt
+    if spoilt is not None:
+        spoilt.close()
         raise StateError(
             f"cannot read the state of sandbox {matches[0]}",
             cause="it is damaged, or another version of sbx wrote it",
-            hint=f"use that version; or, when nothing of it runs: rm -r {path}",
+            hint=f"use that version, or: sbx rm -f {matches[0]}",
         )
     raise StateError(
         f'no sandbox "{word}"',

@@ -15,7 +15,8 @@ import pytest
 import sandbox
 from sandbox.api import held
 from sandbox.runtime import session
-from sandbox.runtime.registry import Description, claim
+from sandbox.runtime.description import Description
+from sandbox.runtime.registry import claim
 from sandbox.runtime.report import Report
 
 TYPE_CHECKING = False

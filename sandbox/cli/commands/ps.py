@@ -13,20 +13,24 @@ _BARE = {ord(char): "x" for char in "_@%+=:,./-"}
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.cli.parse import Parsed
+    from sandbox.runtime.registry import Folder
 
 
 def main(parsed: Parsed) -> int:
     """List the sandboxes that run."""
     sweep()
     rows: list[dict[str, object]] = []
-    damaged: list[str] = []
+    damaged: list[Folder] = []
     for folder in everyone(damaged):
         row = summary(folder)
         folder.close()
         if parsed.has("--all") or row["state"] not in ("exited", "dead"):
             rows.append(row)
-    for path in damaged:
-        render.warn(f"cannot read the state in {path}", "it is spoilt, or of another version")
+    for folder in damaged:
+        cure = "prune" if not folder.lives() else f"rm -f {folder.id}"
+        cause = f"it is spoilt, or of another version; sbx {cure} removes it"
+        render.warn(f"cannot read the state in {folder.path}", cause)
+        folder.close()
     if parsed.text("--format") == "json":
         render.show_json(rows)
     elif parsed.has("--quiet"):

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.errors import StateError
+from sandbox.runtime.description import Description
 from sandbox.runtime.logs import LogReader, Output, lines_of, tail
-from sandbox.runtime.registry import Description, Folder
+from sandbox.runtime.registry import Folder
 
 HEAD = struct.Struct("<QIB3x")
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from sandbox.errors import SbxError, StateError
 from sandbox.linux import paths
 from sandbox.runtime import registry
+from sandbox.runtime.description import SCHEMA, Description, decode, encode
 from sandbox.runtime.history import read_history
 from sandbox.runtime.keeper import Keeper
-from sandbox.runtime.registry import Description, Folder
+from sandbox.runtime.registry import Folder
 from tests.support.fuzzing import examples
 
 
@@ -219,7 +220,7 @@ def test_a_start_that_cannot_write_leaves_nothing(
 
 def summed(**fields: object) -> bytes:
     """A description that was written so, by another version or for another sandbox."""
-    data = marshal.dumps({**dict(described()), "schema": registry.SCHEMA, **fields})
+    data = marshal.dumps({**dict(described()), "schema": SCHEMA, **fields})
     return crc32(data).to_bytes(4, "little") + data
 
 
@@ -232,20 +233,82 @@ def summed(**fields: object) -> bytes:
         summed(schema="sbx.sandbox/2"),
         summed(later=1),
         summed(argv=7),
+        summed(argv=("true", 7)),
+        summed(cgroup=("delegated", "/sys/fs/cgroup/x", "7")),
+        summed(degradations=(("cgroup", "limits"),)),
+        summed(pid=True),
         summed(),
     ],
 )
 def test_a_damaged_description(base: Path, data: bytes) -> None:
     folder = dead("one")
     (base / folder.id / "sandbox").write_bytes(data)
-    damaged: list[str] = []
+    damaged: list[Folder] = []
     assert list(registry.everyone(damaged)) == []
-    assert damaged == [str(base / folder.id)]
+    assert [(found.id, found.path) for found in damaged] == [(folder.id, str(base / folder.id))]
+    damaged[0].close()
     assert registry.sweep() == []
     with pytest.raises(StateError, match="cannot read the state"):
         registry.find(folder.id)
     registry.claim(described("one"))[0].close()  # its name is free
     folder.close()
+
+
+def test_one_of_which_nothing_can_be_read_is_removed_with_its_name(base: Path) -> None:
+    folder = dead("one")
+    (base / folder.id / "sandbox").write_bytes(b"spoilt")
+    found = registry.find(folder.id, damaged=True)
+    assert (found.id, found.name, found.lives()) == (folder.id, folder.id, False)
+    assert found.remove()
+    assert os.listdir(base / "names") == []
+    assert entries(base) == []
+    found.close()
+    folder.close()
+
+
+def test_one_that_lives_is_not_removed_because_nothing_can_be_read(base: Path) -> None:
+    folder, lock = registry.claim(described("one"))
+    (base / folder.id / "sandbox").write_bytes(b"spoilt")
+    found = registry.find(folder.id, damaged=True)
+    assert found.lives()
+    assert not found.remove()
+    assert os.listdir(base / "names") == ["one"]
+    os.close(lock)
+    found.close()
+    folder.close()
+
+
+_PLAIN = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple)),
+    max_leaves=6,
+)
+
+
+def alike(value: object, other: object) -> bool:
+    """Whether every part has the type that the other one has; of a list that may be longer."""
+    if isinstance(other, tuple):
+        return isinstance(value, tuple) and all(
+            any(alike(one, two) for two in other) for one in value
+        )
+    return type(value) is type(other)
+
+
+@settings(max_examples=examples(300))
+@given(name=st.sampled_from(sorted(dict(described()))), value=_PLAIN)
+def test_no_field_of_another_type_is_read(name: str, value: object) -> None:
+    whole = described(
+        layers=("seccomp",),
+        degradations=(("cgroup", "limits", "none here"),),
+        cgroup=("root", "/sys/fs/cgroup/x", 7),
+        created_s=1.5,
+        timeout_s=1.5,
+        grace_s=1.5,
+    )
+    assert decode(encode(whole)) == whole
+    found = decode(encode(whole.replace(**{name: value})))
+    if found is not None and not (isinstance(dict(whole)[name], float) and type(value) is int):
+        assert alike(dict(found)[name], dict(whole)[name]), (name, value)
 
 
 @settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
