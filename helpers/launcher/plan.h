@@ -32,7 +32,7 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(PRIVATE, 10, PHASE_SETUP, "")                  \
 	OPERATION(PROCFS, 11, PHASE_SETUP, "u")                  \
 	OPERATION(STAGE, 12, PHASE_SETUP, "qq")                  \
-	OPERATION(ROOT_OVERLAY, 13, PHASE_SETUP, "sqqsuS")       \
+	OPERATION(ROOT_OVERLAY, 13, PHASE_SETUP, "sqqsqquS")     \
 	OPERATION(ROOT_BIND, 14, PHASE_SETUP, "sqqu")            \
 	OPERATION(FILESYSTEM, 15, PHASE_SETUP, "ssuuS")          \
 	OPERATION(BIND, 16, PHASE_SETUP, "sqqusuu")              \

@@ -168,9 +168,21 @@ static int make_layer(int folder)
 	return mkdirat(folder, "work", 0755) < 0 && errno != EEXIST ? -1 : 0;
 }
 
-static int attach_layer(struct context *ctx, const char *folder, uint32_t discarded)
+/* Where the changes go. */
+struct changes {
+	const char *folder; /* of the host, "" = in the staging tmpfs */
+	uint64_t dev, ino;  /* 0: whichever folder is there */
+	uint32_t discarded;
+};
+
+static int attach_layer(struct context *ctx, const struct changes *to)
 {
+	const char *folder = to->folder;
+	const uint32_t discarded = to->discarded;
+	struct stat st;
 	SCOPED_FD host = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (host >= 0 && to->ino && (fstat(host, &st) < 0 || st.st_dev != to->dev || st.st_ino != to->ino))
+		return fail_with(&ctx->failure, ESTALE, "the folder for changes was exchanged after it was checked");
 	SCOPED_FD fresh = host >= 0 && discarded ? fresh_folder(host) : -1;
 	if (host < 0 || (discarded && fresh < 0))
 		return fail(&ctx->failure, folder);
@@ -182,18 +194,17 @@ static int attach_layer(struct context *ctx, const char *folder, uint32_t discar
 	return 0;
 }
 
-/* Opens the upper directory: in `folder` of the host, "" = in the staging tmpfs. */
-static int prepare_upper(struct context *ctx, int lower, const char *folder, uint32_t discarded)
+static int prepare_upper(struct context *ctx, int lower, const struct changes *to)
 {
 	struct stat st;
 	if (mkdirat(ctx->stage, "layer", 0755) < 0)
 		return fail(&ctx->failure, "layer");
-	if (*folder && attach_layer(ctx, folder, discarded) < 0)
+	if (*to->folder && attach_layer(ctx, to) < 0)
 		return -1;
 	SCOPED_FD layer = openat(ctx->stage, "layer", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (layer < 0 || make_layer(layer) < 0)
 		return fail(&ctx->failure, "layer");
-	if (discarded && (fstat(lower, &st) < 0 ||
+	if (to->discarded && (fstat(lower, &st) < 0 ||
 			  fchmodat(layer, "upper", st.st_mode & 07777, 0) < 0))
 		return fail(&ctx->failure, "upper");
 	return openat(layer, "upper", O_PATH | O_NOFOLLOW | O_CLOEXEC);
@@ -278,12 +289,14 @@ int op_root_overlay(struct context *ctx, struct operation *op)
 	SCOPED_FD lower = ctx->sources[op->index];
 	take_string(c);
 	skip_identity(c);
-	const char *folder = take_string(c);
-	uint32_t discarded = take_u32(c);
+	struct changes to = { .folder = take_string(c) };
+	to.dev = take_u64(c);
+	to.ino = take_u64(c);
+	to.discarded = take_u32(c);
 
 	if (mkdirat(ctx->stage, "lower", 0755) < 0 || sys_move_mount(lower, ctx->stage, "lower") < 0)
 		return fail(&ctx->failure, "lower");
-	SCOPED_FD upper = prepare_upper(ctx, lower, folder, discarded);
+	SCOPED_FD upper = prepare_upper(ctx, lower, &to);
 	if (upper < 0)
 		return -1;
 	for (uint32_t left = take_u32(c); left > 0; left--) {
@@ -294,7 +307,7 @@ int op_root_overlay(struct context *ctx, struct operation *op)
 	static const char *const options[] = { "lowerdir=lower", "upperdir=layer/upper",
 					       "workdir=layer/work", "userxattr", "volatile" };
 	/* Without the last one, the end of an overlay flushes the whole file system of its upper. */
-	int root = new_filesystem(ctx, "overlay", options, discarded ? 5 : 4,
+	int root = new_filesystem(ctx, "overlay", options, to.discarded ? 5 : 4,
 				  ABI_MOUNT_ATTR_NOSUID | ABI_MOUNT_ATTR_NODEV);
 	if (root < 0)
 		return -1;

@@ -55,7 +55,7 @@ def _root(policy: Policy, request: Request, inside: list[Step]) -> Step:
     origin = policy.origin("filesystem.root")
     if request.storage == "overlay":
         folder = files.persist or request.upper
-        shown = (root.path, root.dev, root.ino, folder, int(not files.persist))
+        shown = (root.path, root.dev, root.ino, folder, *request.upper_id, int(not files.persist))
         return Step(ops.RootOverlay(*shown, _mount_points(inside)), origin)
     # Only a policy that says "bind" itself may write through it.
     read_only = request.storage == "bind" and (files.read_only or files.root != "bind")

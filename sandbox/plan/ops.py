@@ -177,17 +177,20 @@ class Stage(Op):
 class RootOverlay(Op):
     """The root as overlayfs over `lower`; `folder` of the host takes the changes, "" = memory.
 
+    `folder_dev`, `folder_ino` say which folder that is; 0 = whichever is there.
     `discarded`: nothing in `folder` is wanted later, and each start begins afresh in it.
     `mount_points` are the later targets, directories with a slash at the end: those that are
     missing where only the upper layer can take them are made in it.
     """
 
     opcode = 13
-    signature = "sqqsuS"
+    signature = "sqqsqquS"
     lower: str
     dev: int
     ino: int
     folder: str
+    folder_dev: int
+    folder_ino: int
     discarded: int
     mount_points: tuple[str, ...]
 

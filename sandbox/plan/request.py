@@ -43,8 +43,9 @@ class Request(Record):
     """One run: the command and everything that was looked up for it on the host.
 
     `rootfs` is the directory to show (for storage "copy": the finished copy), `upper` a folder for
-    the changes of an overlay that cannot have them in memory, "" = it can, `sources` the
-    bind sources by their policy path, `hidden` paths inside that would show folders of sbx
+    the changes of an overlay that cannot have them in memory, "" = it can, `upper_id` device and
+    inode of the folder that has them, (0, 0) where none is there yet, `sources` the bind sources
+    by their policy path, `hidden` paths inside that would show folders of sbx
     itself, `pinned` the (folder, place inside, read-only) on the way there, `env` the caller's
     environment, `hard_limits` the caller's own hard limits by name (None = unlimited), `program`
     the compiled filter, `warnings` what its profile named in vain. `owners` are the host's user
@@ -66,6 +67,7 @@ class Request(Record):
     hard_limits: tuple[tuple[str, int | None], ...] = ()
     storage: str = "overlay"
     upper: str = ""
+    upper_id: tuple[int, int] = (0, 0)
     program: bytes = b""
     owners: tuple[int, ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()

@@ -212,6 +212,15 @@ def _devices(policy: Policy) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def _identity(folder: str) -> tuple[int, int]:
+    """Device and inode; (0, 0) for none."""
+    try:
+        found = os.stat(folder) if folder else None
+    except OSError:  # a plan that is only shown: the folder is made for a run
+        return 0, 0
+    return (found.st_dev, found.st_ino) if found else (0, 0)
+
+
 def gather(
     policy: Policy,
     facts: HostFacts,
@@ -262,6 +271,7 @@ def gather(
         hard_limits=_hard_limits(),
         storage=storage,
         upper=upper,
+        upper_id=_identity(policy.filesystem.persist or upper),
         program=compiled.filter,
         owners=_owners(root.path),
         files=_host_files() if policy.network.mode == "host" else files,

@@ -83,6 +83,17 @@ def test_an_exchanged_source_is_refused(probe_rootfs: Path) -> None:
     assert_refused(launch(encode(plan)), events.STAGE_SETUP, "exchanged")
 
 
+def test_an_exchanged_folder_for_changes_is_refused(probe_rootfs: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    found = (tmp_path / "kept").stat()
+    plan = plan_of(probe_rootfs)
+    (root,) = (op for op in plan if isinstance(op, ops.RootOverlay))
+    kept = {"folder": str(tmp_path / "kept"), "discarded": 0, "folder_dev": found.st_dev}
+    plan[plan.index(root)] = root.replace(**kept, folder_ino=found.st_ino + 1)
+    assert_refused(launch(encode(plan)), events.STAGE_SETUP, "exchanged")
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
 # ---- what a look from outside shows of the init ------------------------------------------------
 
 

@@ -159,6 +159,11 @@ PLACES = (
         launcher=(("root.c", "if (st.st_dev != dev || st.st_ino != ino)", "if (0)"),),
     ),
     Measure(
+        "what is kept goes into the folder that was checked",
+        (f"{LAUNCHER_TESTS}::test_an_exchanged_folder_for_changes_is_refused",),
+        launcher=(("root.c", "if (host >= 0 && to->ino && (", "if (0 && ("),),
+    ),
+    Measure(
         "no link in a kept layer is followed",
         (f"{ROOTFS}::test_links_in_a_kept_layer_lead_nowhere[names0]",),
         launcher=(("root.c", "if (close_links(tree) < 0)", "if (0)"),),

@@ -145,6 +145,7 @@ _SET_UP = {
     # CVE-2024-42472
     "exchanged-source": (
         f"{LAUNCHER}::test_an_exchanged_source_is_refused",
+        f"{LAUNCHER}::test_an_exchanged_folder_for_changes_is_refused",
         f"{ROOTFS}::test_exchange_of_a_source",
     ),
     # CVE-2024-9676, CVE-2024-9341, CVE-2018-15664, CVE-2019-10152, CVE-2023-0778

@@ -43,8 +43,17 @@ class Layer:
         """Note the plan's ids and root file system, or compare them with what is noted.
 
         Returns (what, cause) of what differs and may. Raises SbxError where the same numbers of
-        the host are not there again: files of the layer would belong to nobody.
+        the host are not there again, for files of the layer would belong to nobody, and where the
+        plan is for another folder than this one.
         """
+        root = _root_of(plan)
+        found = os.fstat(self._fd)
+        if (root.folder_dev, root.folder_ino) != (found.st_dev, found.st_ino):
+            raise SbxError(
+                f"cannot use {self.path}",
+                cause="another folder is there since it was looked at",
+                hint="leave it alone while a run with it starts",
+            )
         now = _describe(plan)
         noted = _read_mark(self._fd)
         if not noted:
@@ -90,12 +99,16 @@ class Layer:
         os.close(self._fd)
 
 
+def _root_of(plan: Plan) -> RootOverlay:
+    return next(step.op for step in plan.steps if isinstance(step.op, RootOverlay))
+
+
 def _describe(plan: Plan) -> dict[str, str]:
     """The words of the mark for this plan."""
     ops = [step.op for step in plan.steps]
     outer = next(op for op in ops if isinstance(op, IdMap))
     inner = next(op for op in ops if isinstance(op, InnerUser))
-    root = next(op for op in ops if isinstance(op, RootOverlay))
+    root = _root_of(plan)
     return {
         "ids": f"uid {extents(outer.uids)}, gid {extents(outer.gids)}",
         "inside": f"uid {extents(inner.uids)}, gid {extents(inner.gids)}",
