@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from sandbox.policy.model import Mount
     from sandbox.runtime.report import Report
+    from sandbox.runtime.usage import Usage
 
 __all__ = (
     "DEVNULL",
@@ -61,6 +62,7 @@ __all__ = (
     "SetupError",
     "StateError",
     "TimeoutExpired",
+    "Usage",
     "UsageError",
     "WorkerEnded",
     "apopen",
@@ -82,6 +84,7 @@ _HOMES = {
     "sandbox.api.wiring": ("DEVNULL", "PIPE", "STDOUT"),
     "sandbox.policy.model": ("Mount",),
     "sandbox.runtime.report": ("Report",),
+    "sandbox.runtime.usage": ("Usage",),
 }
 
 

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from sandbox.api.call import Result, RunKeywords
     from sandbox.api.life import Connecting, OpenKeywords
     from sandbox.api.popen import Begin
+    from sandbox.api.wiring import Text
     from sandbox.api.wishes import PolicyRef, Word
     from sandbox.runtime.report import Report
+
+
+_CHUNK_BYTES = 1 << 16
 
 
 async def arun(
@@ -66,7 +70,7 @@ class AsyncPopen:
 
     `args`, `pid`, `report`, `returncode` as with Popen; `stdin` is an asyncio.StreamWriter,
     `stdout` and `stderr` are StreamReaders (`async for line in …`, `read(n)`), where PIPE was
-    asked for: bytes in any case, `communicate` alone knows text.
+    asked for; with `text`, `encoding` or `errors` a TextWriter and TextReaders.
 
     Cancelling `wait` or `communicate` leaves the command alone; leaving `async with` by an
     exception, or the end of the loop, kills all that is in the sandbox.
@@ -75,9 +79,9 @@ class AsyncPopen:
     def __init__(self, words: tuple[str, ...], ends: Ends, orders: Orders) -> None:
         self.args = words
         self.pid = 0
-        self.stdin: asyncio.StreamWriter | None = None
-        self.stdout: asyncio.StreamReader | None = None
-        self.stderr: asyncio.StreamReader | None = None
+        self.stdin: Any = None
+        self.stdout: Any = None
+        self.stderr: Any = None
         self._ends = ends
         self._orders = orders
         self._task: asyncio.Task[Report] | None = None
@@ -102,19 +106,20 @@ class AsyncPopen:
         return made
 
     async def _connect(self) -> None:
-        loop, ends = asyncio.get_running_loop(), self._ends
+        loop, ends, text = asyncio.get_running_loop(), self._ends, self._ends.text
         if 0 in ends.ours:
             file: Any = open(ends.take(0), "wb", 0)  # noqa: SIM115 (a pipe, kept)
             transport, kept = await loop.connect_write_pipe(_protocol, file)
             self._transports.append(transport)
-            self.stdin = asyncio.StreamWriter(transport, kept, None, loop)
+            writer = asyncio.StreamWriter(transport, kept, None, loop)
+            self.stdin = TextWriter(writer, text) if text.active else writer
         for number, name in ((1, "stdout"), (2, "stderr")):
             if number in ends.ours:
                 file = open(ends.take(number), "rb", 0)  # noqa: SIM115
                 reader = asyncio.StreamReader()
                 protocol = asyncio.StreamReaderProtocol(reader)
                 self._transports.append(await _read_pipe(protocol, file))
-                setattr(self, name, reader)
+                setattr(self, name, TextReader(reader, text) if text.active else reader)
 
     @property
     def report(self) -> Report | None:
@@ -137,11 +142,10 @@ class AsyncPopen:
         """Feed `input`, read both outputs to their end, wait; return (stdout, stderr)."""
         if input is not None and self.stdin is None:
             raise UsageError("input needs stdin=PIPE")
-        text = self._ends.text
-        data = b"" if input is None else text.encode(input)
+        data = b"" if input is None else self._ends.text.encode(input)
         found = await asyncio.gather(self._feed(data), _read(self.stdout), _read(self.stderr))
         await self.wait()
-        return text.decode(found[1]), text.decode(found[2])
+        return found[1], found[2]
 
     async def _feed(self, data: bytes) -> None:
         if self.stdin is None:
@@ -209,5 +213,69 @@ async def _rest(driven: Driven, ends: Ends, orders: Orders) -> Report:
         orders.close()
 
 
-async def _read(reader: asyncio.StreamReader | None) -> bytearray | None:
-    return None if reader is None else bytearray(await reader.read())
+async def _read(reader: Any) -> Any:
+    return None if reader is None else await reader.read()
+
+
+class TextReader:
+    """The text of a StreamReader, with newlines as in text files."""
+
+    def __init__(self, reader: asyncio.StreamReader, text: Text) -> None:
+        self._reader = reader
+        self._decoder = text.decoder()
+        self._waiting = ""
+        self._ended = False
+
+    async def _more(self) -> None:
+        """Decode what comes next."""
+        data = await self._reader.read(_CHUNK_BYTES)
+        self._ended = not data
+        self._waiting += self._decoder.decode(data, final=not data)
+
+    def _take(self, count: int) -> str:
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    async def read(self, n: int = -1) -> str:
+        """At most `n` characters as soon as there are some, all up to the end for -1; "" after."""
+        while not self._ended and (n < 0 or (n and not self._waiting)):
+            await self._more()
+        return self._take(len(self._waiting) if n < 0 else n)
+
+    async def readline(self) -> str:
+        """A line with its newline, which the last one may lack; "" after it."""
+        at = 0
+        while not self._ended and "\n" not in self._waiting[at:]:
+            at = len(self._waiting)
+            await self._more()
+        end = self._waiting.find("\n")
+        return self._take(end + 1 if end >= 0 else len(self._waiting))
+
+    def at_eof(self) -> bool:
+        """Whether nothing more comes."""
+        return self._ended and not self._waiting
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+
+class TextWriter:
+    """A StreamWriter that takes text."""
+
+    def __init__(self, writer: asyncio.StreamWriter, text: Text) -> None:
+        self._writer = writer
+        self._text = text
+        self.drain = writer.drain
+        self.close = writer.close
+        self.is_closing = writer.is_closing
+        self.wait_closed = writer.wait_closed
+
+    def write(self, data: str | bytes) -> None:
+        """Hand text over; `await drain()` waits until it is taken."""
+        self._writer.write(self._text.encode(data))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from sandbox.api.held import Held
+from sandbox.errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     from sandbox.api.held import ExecKeywords, ExecOpenKeywords
     from sandbox.api.popen import Popen
     from sandbox.api.wishes import PolicyRef, Wishes, Word
-    from sandbox.runtime.keeper import Keeper
     from sandbox.runtime.logs import Output
+    from sandbox.runtime.usage import Usage
 
     T = TypeVar("T")
 
@@ -152,15 +154,30 @@ class Sandbox(_Known):
 
     def pause(self) -> None:
         """Stop all its processes until `unpause`. Raises StateError."""
-        self._held.ask(lambda keeper: keeper.freeze())
+        from sandbox.runtime import control
+
+        control.pause(self._held.folder)
 
     def unpause(self) -> None:
         """Let its processes go on. Raises StateError."""
-        self._held.ask(lambda keeper: keeper.thaw())
+        from sandbox.runtime import control
+
+        control.unpause(self._held.folder)
+
+    def stats(self) -> Usage:
+        """What it uses now: memory, CPU time, processes, storage, network. Raises StateError."""
+        from sandbox.runtime.usage import usage
+
+        found = usage(self._held.folder)
+        if found is None:
+            raise StateError(f"sandbox {self.name} is not running")
+        return found
 
     def kill(self) -> None:
         """Kill everything in it and wait for its end. Raises StateError."""
-        self._held.ask(_kill)
+        from sandbox.runtime import control
+
+        control.send_signal(self._held.folder, signal.SIGKILL)
 
     def close(self) -> None:
         """End it, if it was started here; forget it otherwise. May be called again."""
@@ -244,6 +261,10 @@ class AsyncSandbox(_Known):
         """As Sandbox.unpause."""
         await self._blocking(lambda box: box.unpause())
 
+    async def stats(self) -> Usage:
+        """As Sandbox.stats."""
+        return await self._blocking(lambda box: box.stats())
+
     async def kill(self) -> None:
         """As Sandbox.kill."""
         await self._blocking(lambda box: box.kill())
@@ -265,8 +286,3 @@ class AsyncSandbox(_Known):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-def _kill(keeper: Keeper) -> None:
-    keeper.kill()
-    keeper.wait()

@@ -17,7 +17,7 @@ from sandbox.runtime.task import Keeping, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, TypedDict
 
     from sandbox.api.call import Calling
@@ -109,17 +109,6 @@ class Held:
             self._finalizer()
         elif folder is not None:
             folder.close()
-
-    def ask(self, request: Callable[[Keeper], Any]) -> Any:
-        """Talk to its launcher. Raises StateError."""
-        with Keeper(self.folder) as keeper:
-            try:
-                return request(keeper)
-            except OSError as error:
-                raise StateError(
-                    f"sandbox {self.folder.name} refuses",
-                    cause=(error.strerror or str(error)).lower(),
-                ) from error
 
     # ---- commands -----------------------------------------------------------------------
 

@@ -51,6 +51,15 @@ class Text(Record):
             return given.encode(*self.codec())
         return bytes(given)
 
+    def decoder(self) -> Any:
+        """What decodes pieces as they come, with newlines as in text files."""
+        import codecs
+        import io
+
+        encoding, errors = self.codec()
+        decoder = codecs.getincrementaldecoder(encoding)(errors)
+        return io.IncrementalNewlineDecoder(decoder, translate=True)
+
     def decode(self, captured: bytearray | None) -> Any:
         """What the caller gets, with newlines as in text files."""
         if captured is None:
@@ -71,14 +80,7 @@ class Listener:
         self._listen = listen
         self.kept = kept
         self.failed = False
-        self._decoder: Any = None
-        if text.active:
-            import codecs
-            import io
-
-            encoding, errors = text.codec()
-            decoder = codecs.getincrementaldecoder(encoding)(errors)
-            self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        self._decoder: Any = text.decoder() if text.active else None
 
     def __call__(self, data: bytes) -> None:
         """Take a piece; nothing more comes after b""."""

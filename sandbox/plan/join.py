@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sandbox.errors import UsageError
 from sandbox.plan import ops
+from sandbox.policy.units import quote
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -41,7 +42,10 @@ class Entry(Record):
 
 
 def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
-    """Raises UsageError for a user that the sandbox's id map does not contain."""
+    """Raises UsageError for a user that the sandbox's id map does not contain, and for a folder
+    to start in that is not absolute."""
+    if entry.cwd and not entry.cwd.startswith("/"):
+        raise UsageError(f"cannot start in {quote(entry.cwd)}", cause="it is not an absolute path")
     id_map, inner = _find(stored, ops.IdMap), _find(stored, ops.InnerUser)
     ids, first = _find(stored, ops.Ids), _find(stored, ops.Exec)
     if entry.account is not None:

@@ -142,12 +142,29 @@ def _read(fd: int) -> bytes:
 
 
 def pause(folder: Folder) -> None:
-    """Stop all processes with SIGSTOP. Raises StateError."""
+    """Stop all processes: its control group is frozen, and where it has none they get SIGSTOP.
+
+    Raises StateError.
+    """
+    from sandbox.runtime.grouped import group_of
+
     _switch(folder, "running", "pause", Keeper.freeze)
+    group = group_of(folder)
+    if group is None:
+        return
+    try:
+        if not group.wait_frozen():
+            raise StateError(
+                f"some processes of sandbox {folder.name} have not stopped yet",
+                cause="they are in the kernel, and stop as soon as they leave it",
+                hint=f"wait, or let the others go on: sbx unpause {folder.name}",
+            )
+    finally:
+        group.release()
 
 
 def unpause(folder: Folder) -> None:
-    """Let all processes go on with SIGCONT. Raises StateError."""
+    """Let all processes go on, without a control group by SIGCONT. Raises StateError."""
     _switch(folder, "paused", "unpause", Keeper.thaw)
 
 

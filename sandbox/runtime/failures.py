@@ -22,6 +22,11 @@ _DOCTOR = 'run "sbx doctor": it tries each step and says what this host lacks'
 _PROGRAM_BYTES = 16 << 20
 # AppArmor lets an unprivileged user namespace be made, and refuses the first mount in it.
 _REFUSALS = (errno.EPERM, errno.EACCES)
+_NO_FOLDER = {
+    errno.ENOENT: "there is no such folder inside",
+    errno.ENOTDIR: "it is not a folder",
+    errno.EACCES: "the command's user may not enter it",
+}
 # (operation, errno) → hint; an empty operation stands for all others.
 _HINTS = {
     ("Bind", errno.ENOENT): "create it on the host, or mark this mount optional",
@@ -31,9 +36,8 @@ _HINTS = {
     ("RootBind", errno.EACCES): "the caller must be able to enter the root file system",
     ("RootOverlay", errno.EACCES): "the caller must be able to enter the root file system",
     ("RootOverlay", errno.EINVAL): "this file system cannot be a lower layer: --storage copy",
+    ("RootOverlay", errno.ESTALE): "something was replaced meanwhile: start again",
     ("RootOverlay", errno.ELOOP): "somebody else has put a link there: keep in another folder",
-    ("Workdir", errno.ENOENT): "choose a directory that exists inside with --workdir",
-    ("Workdir", errno.ENOTDIR): "choose a directory that exists inside with --workdir",
     ("", errno.ENOSPC): "the file system inside is full: raise filesystem.size or inodes",
     ("", errno.ENOMEM): "free some memory, or lower the sizes in the policy",
     ("", errno.EPERM): _DOCTOR,
@@ -67,6 +71,14 @@ def _from_event(event: Event, plan: Plan, rootfs: str) -> SetupError:
         return _exec_error(event, plan, rootfs)
     step = _step(event, plan)
     kind = step[2] if step else ""
+    if kind == "Workdir" and event.errno in _NO_FOLDER:
+        return SetupError(
+            f"cannot start in {event.text}",
+            cause=_NO_FOLDER[event.errno],
+            hint="choose a folder that is there inside",
+            errno=event.errno,
+            phase=_phase(event),
+        )
     if step:
         what = f"step {step[0]} of {len(plan.steps)} failed: {step[1]}"
     else:

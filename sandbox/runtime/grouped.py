@@ -1,20 +1,34 @@
-"""The control group of one run: claimed before the launcher, made beside it, removed after it."""
+"""The control group of one run: claimed before the launcher, made beside it, removed after it; and
+that of a sandbox that lives."""
 
 from __future__ import annotations
 
 import os
 
+from sandbox.errors import HostError
 from sandbox.services.cgroup import make_group
 from sandbox.services.cgroup.account import read_account
-from sandbox.services.cgroup.group import Claim, claim_name, reap_groups
+from sandbox.services.cgroup.group import Claim, claim_name, open_group, reap_groups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox.plan.request import Available
+    from sandbox.runtime.registry import Folder
     from sandbox.services.cgroup.account import Account
     from sandbox.services.cgroup.group import Group
+
+
+def group_of(folder: Folder) -> Group | None:
+    """The group of a sandbox that lives, the caller's to release; None where it has none."""
+    driver, path, inode = folder.description.cgroup
+    if not driver:
+        return None
+    try:
+        return open_group(path, inode)
+    except HostError:  # it ends just now
+        return None
 
 
 class Grouped:

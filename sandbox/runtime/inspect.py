@@ -12,9 +12,10 @@ from sandbox.runtime.signals import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.runtime.description import Description
     from sandbox.runtime.history import History, Moment
     from sandbox.runtime.logs import Output
-    from sandbox.runtime.registry import Description, Folder
+    from sandbox.runtime.registry import Folder
     from sandbox.runtime.report import Report
     from sandbox.runtime.supervise import Outcome
 
@@ -84,10 +85,28 @@ def details(folder: Folder) -> dict[str, object]:
             {"layer": layer, "lost": lost, "cause": cause}
             for layer, lost, cause in known.degradations
         ],
+        "cgroup": _cgroup(folder),
         "ports": [],
         "history": [_moment(moment) for moment in life.moments],
         "report": report.as_dict() if report else None,
     }
+
+
+def _cgroup(folder: Folder) -> dict[str, object] | None:
+    """Its control group; `used` is what that counts, null once it is gone."""
+    driver, path, _ = folder.description.cgroup
+    if not driver:
+        return None
+    from sandbox.runtime.grouped import group_of
+    from sandbox.services.cgroup.account import read_account
+
+    group = group_of(folder)
+    try:
+        used = read_account(group).as_dict() if group else None
+    finally:
+        if group:
+            group.release()
+    return {"driver": driver, "path": path, "used": used}
 
 
 def init_pid(life: History) -> int | None:

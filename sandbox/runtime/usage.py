@@ -1,4 +1,5 @@
-"""The processes of a sandbox and what they use, as /proc shows them from outside.
+"""The processes of a sandbox and what they use, as its control group counts it, else as /proc
+shows it from outside.
 
 They are found by their pid namespace and by their parents, so that what joined later is among
 them. Everything inside is hostile: files are read bounded, and what cannot be read is unknown.
@@ -45,9 +46,12 @@ class Process(Record):
 class Usage(Record):
     """What a sandbox uses at one moment; None is what cannot be known.
 
-    `memory_kind`: "pss" counts shared pages in parts, "rss" counts them for each process. Bytes
-    read and written on storage are of the processes that live; received and sent bytes are of
-    its own network, without the loopback.
+    `memory_kind`: "cgroup" is what its control group is charged for, without files that are only
+    cached; "pss" counts shared pages in parts, "rss" counts them for each process. CPU time and
+    bytes read and written on storage are of all processes there have been where a control group
+    counts them, else of those that live and their reaped children. `memory_limit_bytes`,
+    `pids_limit`: None is no limit. Received and sent bytes are of its own network, without the
+    loopback.
     """
 
     at_s: float
@@ -59,6 +63,13 @@ class Usage(Record):
     written_bytes: int | None
     received_bytes: int | None
     sent_bytes: int | None
+    memory_limit_bytes: int | None = None
+    pids_limit: int | None = None
+
+    def cpu_percent(self, before: Usage) -> float:
+        """The CPU time since an earlier moment: 100 is one processor, all of the time."""
+        seconds = self.at_s - before.at_s
+        return max(0.0, self.cpu_s - before.cpu_s) / seconds * 100 if seconds > 0 else 0.0
 
 
 def _read(path: str, most: int = _MOST) -> bytes | None:
@@ -183,7 +194,7 @@ def usage(folder: Folder) -> Usage | None:
     memory, kind = _memory(found)
     own_network = folder.description.network != "host"
     received, sent = _network(pids[-1]) if own_network else (None, None)
-    return Usage(
+    seen = Usage(
         at_s=time.monotonic(),
         cpu_s=sum(process.cpu_s + process.reaped_s for process in found),
         memory_bytes=memory,
@@ -194,12 +205,43 @@ def usage(folder: Folder) -> Usage | None:
         received_bytes=received,
         sent_bytes=sent,
     )
+    return seen.replace(**_counted(folder))
 
 
-def cpu_percent(before: Usage, after: Usage) -> float:
-    """100 is one processor, all of the time."""
-    seconds = after.at_s - before.at_s
-    return max(0.0, after.cpu_s - before.cpu_s) / seconds * 100 if seconds > 0 else 0.0
+def _counted(folder: Folder) -> dict[str, object]:
+    """What the control group says of the fields of Usage, as far as its controllers count it."""
+    if not folder.description.cgroup[0]:
+        return {}
+    from sandbox.runtime.grouped import group_of
+    from sandbox.services.cgroup.account import read_account
+
+    group = group_of(folder)
+    if group is None:
+        return {}
+    try:
+        account = read_account(group)
+        stat = dict(line.split() for line in group.read("memory.stat").splitlines())
+        files = ("memory.current", "memory.max", "pids.current", "pids.max")
+        memory, memory_max, pids, pids_max = (_whole(group.read(file)) for file in files)
+    finally:
+        group.release()
+    counted: dict[str, object] = {"memory_limit_bytes": memory_max, "pids_limit": pids_max}
+    if memory is not None:
+        cached = _whole(stat.get("inactive_file", "")) or 0
+        counted |= {"memory_bytes": max(0, memory - cached), "memory_kind": "cgroup"}
+    if pids is not None:
+        counted["pids"] = pids
+    if account.cpu:
+        counted["cpu_s"] = dict(account.cpu)["usage_usec"] / 1e6
+    if account.io is not None:
+        counted["read_bytes"] = dict(account.io)["rbytes"]
+        counted["written_bytes"] = dict(account.io)["wbytes"]
+    return counted
+
+
+def _whole(text: str) -> int | None:
+    """A number; None for "max", and for a file that is not there."""
+    return int(text) if text.strip().isdecimal() else None
 
 
 def _memory(found: list[Process]) -> tuple[int, str]:

@@ -200,6 +200,53 @@ def test_prune_removes_what_has_ended_and_says_what(sbx: Sbx, detached: Detached
     assert not {one, two} & folders(sbx)
 
 
+@pytest.mark.parametrize("word", ["prune", "rm"])
+def test_one_of_which_nothing_can_be_read_is_removed(
+    sbx: Sbx, detached: Detached, word: str
+) -> None:
+    box = detached("true", options=("--name", "spoilt"))
+    sbx("wait", box)
+    state = sbx.home / "state" / "sbx"
+    (state / box / "sandbox").write_bytes(b"another version's")
+    shown = sbx("ps")
+    assert f"cannot read the state in {state / box}" in shown.stderr
+    assert "sbx prune removes it" in shown.stderr
+    assert f"sbx rm -f {box}" in sbx("inspect", box).stderr
+    assert sbx("rm", box).returncode == 125
+    done = sbx("prune", "-f") if word == "prune" else sbx("rm", "-f", box)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{box}\n")
+    assert box not in folders(sbx)
+    assert not (state / "names" / "spoilt").is_symlink()
+    assert sbx("ps", "-a").stderr == ""
+
+
+def test_one_that_lives_is_killed_though_nothing_can_be_read(sbx: Sbx, detached: Detached) -> None:
+    box = detached(*FOREVER)
+    pids = pids_of(sbx, box)
+    (sbx.home / "state" / "sbx" / box / "sandbox").write_bytes(b"another version's")
+    assert f"sbx rm -f {box} removes it" in sbx("ps").stderr
+    assert box not in sbx("prune", "-f").stdout
+    assert box in folders(sbx)
+    assert sbx("rm", "-f", box).returncode == 0
+    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
+    assert box not in folders(sbx)
+
+
+def test_a_time_limit_that_nobody_asked_for_is_told(sbx: Sbx, rootfs: Path) -> None:
+    for options, told in (
+        ((), True),
+        (("--timeout", "0"), False),
+        (("--timeout", "5m"), False),
+        (("--policy", "permissive"), False),
+        (("--quiet",), False),
+    ):
+        done = sbx("run", "-d", *options, rootfs, *FOREVER)
+        words = "it will be ended 1h from now: the time limit of policy default; --timeout 0"
+        assert (words in done.stderr) == told, (options, done.stderr)
+        assert sbx("rm", "-f", done.stdout.strip()).returncode == 0
+
+
 def test_prune_asks_on_a_terminal(sbx: Sbx, detached: Detached, terminals) -> None:  # type: ignore[no-untyped-def]
     box = detached("true")
     sbx("wait", box)

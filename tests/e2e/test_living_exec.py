@@ -49,6 +49,31 @@ def test_input_environment_folder_and_user(sbx: Sbx, detached: Detached) -> None
     assert sbx("exec", "-e", "=x", box, "true").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("folder", "words", "code"),
+    [
+        ("/nope", ("cannot start in /nope", "there is no such folder inside"), 125),
+        ("/etc/passwd", ("cannot start in /etc/passwd", "it is not a folder"), 125),
+        ("tmp", ('cannot start in "tmp"', "not an absolute path"), 2),
+    ],
+)
+def test_a_folder_to_start_in_that_is_none(
+    sbx: Sbx, box: str, folder: str, words: tuple[str, str], code: int
+) -> None:
+    done = sbx("exec", "-w", folder, box, "true")
+    assert done.returncode == code
+    assert words[0] in done.stderr
+    assert words[1] in done.stderr
+    assert "step " not in done.stderr
+
+
+def test_options_stand_before_the_sandbox(sbx: Sbx, box: str) -> None:
+    assert sbx("exec", box, "--", "pwd").stdout == "/\n"
+    wrong = sbx("exec", box, "-w", "/tmp", "pwd")
+    assert wrong.returncode == 2
+    assert "options end at SANDBOX" in wrong.stderr
+
+
 def test_it_is_the_same_place(sbx: Sbx, detached: Detached) -> None:
     shown = "for n in mnt pid net ipc uts user cgroup; do readlink /proc/self/ns/$n; done"
     box = detached("sh", "-c", f"{shown}; echo ready; {FOREVER[2]}")

@@ -221,6 +221,13 @@ def test_commands_share_one_sandbox(sbx: Sbx, box_options: dict[str, Any]) -> No
         assert box.report()["state"] == "paused"
         box.unpause()
         assert box.run(["true"]).returncode == 0
+        with pytest.raises(sandbox.StateError, match="it is running"):
+            box.unpause()
+        before, used = box.stats(), box.stats()
+        assert isinstance(used, sandbox.Usage)
+        assert used.pids >= 1
+        assert used.memory_bytes > 0
+        assert used.cpu_percent(before) >= 0
         assert list(box.logs()) == []
         identity = box.id
     with pytest.raises(sandbox.StateError):
@@ -350,6 +357,22 @@ def test_async_streams(box_options: dict[str, Any]) -> None:
             lines = [line async for line in seq.stdout]
         assert lines == [b"1\n", b"2\n", b"3\n"]
         assert seq.returncode == 0
+        script = "printf 'gr\\303'; sleep 0.2; printf '\\274n\\r\\na\\r'; sleep 0.2; printf '\\nb'"
+        async with await sandbox.apopen(
+            ["sh", "-c", script], stdout=sandbox.PIPE, encoding="utf-8", **box_options
+        ) as words:
+            assert await words.stdout.read(1) == "g"
+            assert [line async for line in words.stdout] == ["rün\n", "a\n", "b"]
+            assert await words.stdout.read() == ""
+            assert words.stdout.at_eof()
+        async with await sandbox.apopen(
+            ["cat"], stdin=sandbox.PIPE, stdout=sandbox.PIPE, encoding="latin-1", **box_options
+        ) as talk:
+            talk.stdin.write("für\nzwei\n")
+            await talk.stdin.drain()
+            assert await talk.stdout.readline() == "für\n"
+            talk.stdin.close()
+            assert await talk.stdout.read() == "zwei\n"
         cat = await sandbox.apopen(
             ["cat"], stdin=sandbox.PIPE, stdout=sandbox.PIPE, text=True, **box_options
         )
@@ -393,6 +416,10 @@ def test_an_async_sandbox(box_options: dict[str, Any]) -> None:
             assert await process.wait() == -signal.SIGKILL
             await box.pause()
             await box.unpause()
+            assert (await box.stats()).pids >= 1
+            await box.kill()
+            with pytest.raises(sandbox.StateError):
+                await box.stats()
 
     asyncio.run(share())
 

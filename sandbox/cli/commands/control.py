@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class _Several:
     """Sandboxes by the words that name them. What goes wrong with one is shown, and sets `code`."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], *, damaged: bool = False) -> None:
         self.code = 0
         self.found: list[tuple[str, Folder]] = []
         for word in words:
             try:
-                self.found.append((word, find(word)))
+                self.found.append((word, find(word, damaged=damaged)))
             except SbxError as error:
                 self._fail(error)
 
@@ -101,18 +101,19 @@ def _seconds(text: str) -> float:
 
 
 def pause(parsed: Parsed) -> int:
-    """Stop all processes of each SANDBOX with SIGSTOP, until `sbx unpause`.
+    """Stop all processes of each SANDBOX, until `sbx unpause`.
 
-    They can notice it: a parent is told that its child has stopped, and calls that were waiting
-    may be interrupted. Time limits and connections from outside go on meanwhile.
+    Where it has a control group that is frozen, and they notice nothing. Without one they get
+    SIGSTOP: a parent is told that its child has stopped, and calls that were waiting may be
+    interrupted. Time limits and connections from outside go on meanwhile.
     """
     return _Several(parsed.words).do(control.pause)
 
 
 def unpause(parsed: Parsed) -> int:
-    """Let all processes of each SANDBOX go on with SIGCONT.
+    """Let all processes of each SANDBOX go on.
 
-    That goes for those too which had stopped by themselves before.
+    Without a control group SIGCONT does it, also for those which had stopped by themselves.
     """
     return _Several(parsed.words).do(control.unpause)
 
@@ -122,7 +123,7 @@ def rm(parsed: Parsed) -> int:
 
     def known(word: str) -> bool:
         try:
-            find(word).close()
+            find(word, damaged=True).close()
         except StateError as error:
             if not error.what.startswith("no sandbox"):
                 raise
@@ -131,7 +132,7 @@ def rm(parsed: Parsed) -> int:
 
     force = parsed.has("--force")
     words = [word for word in parsed.words if not force or known(word)]
-    code = _Several(words).do(lambda folder: control.remove(folder, force=force))
+    code = _Several(words, damaged=force).do(lambda folder: control.remove(folder, force=force))
     control.remove_workspaces()
     return code
 
@@ -141,14 +142,15 @@ def prune(parsed: Parsed) -> int:
 
     Prints what was removed. On a terminal it asks first.
     """
-    dead = [folder for folder in everyone() if not folder.lives()]
+    damaged: list[Folder] = []
+    dead = [folder for folder in (*everyone(damaged), *damaged) if not folder.lives()]
     if not parsed.has("--force") and sys.stdin and sys.stdin.isatty() and not _agreed(dead):
         return 1
     freed = 0
     for folder in dead:
         size = _size(folder)
         if folder.remove():
-            render.show(f"{folder.id} {folder.name}")
+            render.show(f"{folder.id} {folder.description.name}".rstrip())
             freed += size
         folder.close()
     removed = [*sweep(), *control.remove_workspaces()]

@@ -112,11 +112,13 @@ def _or_dash(value: object) -> str:
 
 
 def stats(parsed: Parsed) -> int:
-    """Show what each SANDBOX uses, or all that run: summed up over the processes that live.
+    """Show what each SANDBOX uses, or all that run.
 
-    Memory is the sum of PSS, which divides shared pages among those who share them, or where the
-    kernel does not tell it of RSS, which counts them each time; what lies in a tmpfs is not part
-    of it. 100 % of CPU is one processor. What cannot be known is "-".
+    Memory is what its control group counts, with the limit that there is. Without a group it is
+    summed up over the processes that live: of PSS, which divides shared pages among those who
+    share them, or where the kernel does not tell it of RSS, which counts them each time; what
+    lies in a tmpfs is not part of it then. 100 % of CPU is one processor. What cannot be known
+    is "-".
     """
     from sandbox.runtime.usage import usage
 
@@ -147,14 +149,12 @@ def stats(parsed: Parsed) -> int:
 
 
 def _stats_row(folder: Folder, before: Usage, now: Usage) -> dict[str, object]:
-    from sandbox.runtime.usage import cpu_percent
-
     fields = dict(now)
     fields.pop("at_s")
     return {
         "id": folder.id,
         "name": folder.name,
-        "cpu_percent": round(cpu_percent(before, now), 2),
+        "cpu_percent": round(now.cpu_percent(before), 2),
         **fields,
     }
 
@@ -175,7 +175,7 @@ def _show_stats(rows: list[dict[str, object]], form: str | None, *, once: bool) 
                 str(row["id"]),
                 str(row["name"]),
                 f"{row['cpu_percent']:.2f} %",
-                f"{_bytes(row['memory_bytes'])} {row['memory_kind']}",
+                f"{_bytes(row['memory_bytes'])} {_of(row['memory_limit_bytes'], row)}",
                 str(row["pids"]),
                 f"{_bytes(row['received_bytes'])} / {_bytes(row['sent_bytes'])}",
                 f"{_bytes(row['read_bytes'])} / {_bytes(row['written_bytes'])}",
@@ -183,6 +183,10 @@ def _show_stats(rows: list[dict[str, object]], form: str | None, *, once: bool) 
         )
     clear = _CLEAR if not once and sys.stdout and sys.stdout.isatty() else ""
     render.show_text(clear + "\n".join(render.table(cells)))
+
+
+def _of(limit: object, row: dict[str, object]) -> str:
+    return f"/ {_bytes(limit)}" if limit is not None else str(row["memory_kind"])
 
 
 def _bytes(value: object) -> str:

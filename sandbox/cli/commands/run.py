@@ -10,6 +10,7 @@ from sandbox.cli.parse import command_words
 from sandbox.errors import PolicyError
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy, layer_problems
+from sandbox.policy.units import format_duration
 from sandbox.runtime.session import RunOptions, run_session, start_session
 from sandbox.runtime.task import LOG_MAX, Keeping, Task, task_problems
 
@@ -108,6 +109,12 @@ def _detach(parsed: Parsed, flags: Flags, policy: Policy, task: Task) -> int:
         status_fd=flags.run.get("--status-fd"), notify=_notifier(parsed), keep=keeping
     )
     folder = start_session(policy, task, options)
+    limit = policy.process.timeout
+    if limit and options.notify and not policy.asked("process.timeout"):
+        options.notify(
+            f"it will be ended {format_duration(limit)} from now",
+            f"the time limit of policy {policy.name}; --timeout 0 lifts it",
+        )
     render.show(folder.id)
     folder.close()
     return 0

@@ -92,6 +92,10 @@ class Group:
     def freeze(self) -> bool:
         """Stop all processes; False when they have not stopped in time. Raises OSError."""
         self.write("cgroup.freeze", "1")
+        return self.wait_frozen()
+
+    def wait_frozen(self) -> bool:
+        """Wait until all processes have stopped; False when they have not in time."""
         return self._wait("frozen", 1, _PATIENCE_S)
 
     def thaw(self) -> None:
