@@ -1,9 +1,12 @@
 """A judge and a resolver for tests of the supervisor: allowed is what is listed, names are fixed.
 
-Entries: "*", "gateway:PORT" (the host's loopback), "ADDRESS", "ADDRESS:PORT".
+Entries: "*", "gateway:PORT" (the host's loopback), "ADDRESS", "ADDRESS:PORT", "sni/ADDRESS",
+and "ADDRESS>TARGET", which leads elsewhere.
 """
 
 from __future__ import annotations
+
+from socket import AF_INET, AF_INET6, inet_pton
 
 from sandbox.record import Record
 from sandbox.services.network.user.account import text_of
@@ -25,6 +28,10 @@ class Answer(Record):
     name: str = ""
 
 
+def bytes_of(text: str) -> bytes:
+    return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+
+
 class Listed:
     def __init__(self, site: Site, allow: tuple[str, ...]) -> None:
         self._site = site
@@ -39,6 +46,9 @@ class Listed:
         elif address == self._site.gateway6:
             place, target = "gateway", bytes(15) + b"\1"
         for rule in self._allow:
+            if rule.startswith(f"{place}>"):
+                other = bytes_of(rule.partition(">")[2])
+                return Answer(allowed=True, rule=rule, target=other)
             if rule in ("*", place, f"{place}:{port}", f"sni/{place}"):
                 return Answer(allowed=True, rule=rule, target=target)
         return Answer(allowed=False, rule="not listed", target=target)

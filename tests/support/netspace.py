@@ -19,7 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import sandbox
+
 ROOT = str(Path(__file__).parents[2])
+PATHS = [str(Path(sandbox.__file__).parents[1]), ROOT]
 SANDBOX4, GATEWAY4, DNS4 = "10.0.2.100", "10.0.2.2", "10.0.2.3"
 SANDBOX6, GATEWAY6, DNS6 = "fd00:73:6278::100", "fd00:73:6278::2", "fd00:73:6278::3"
 LISTEN4, LISTEN6 = "127.83.98.1", "::1"
@@ -78,7 +81,7 @@ def hold(fd: int, tun: bool) -> None:
         fcntl.ioctl(made["tun"], TUNSETIFF, struct.pack("16sH22x", b"tun0", flags))
         fcntl.ioctl(made["tun"], TUNSETOFFLOAD, 7)
     else:
-        subprocess.run(["ip", "link", "add", "tun0", "type", "dummy"], check=True)
+        subprocess.run(["ip", "link", "add", "tun0", "type", "veth"], check=True)
     for option, lines in (((), LINKS), (("-4",), ROUTES), (("-6",), ROUTES)):
         subprocess.run(["ip", *option, "-batch", "-"], input=lines.encode(), check=True)
     rules = RULES
@@ -141,7 +144,7 @@ class Space:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(DEADLINE_S)
         code = (
-            f"import sys; sys.path[:0] = [{ROOT!r}]; from tests.support.netspace import hold; "
+            f"import sys; sys.path[:0] = {PATHS!r}; from tests.support.netspace import hold; "
             f"hold({theirs.fileno()}, {tun})"
         )
         self.holder = subprocess.Popen(
@@ -165,7 +168,7 @@ class Space:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(DEADLINE_S)
         code = (
-            f"import sys; sys.path[:0] = [{ROOT!r}]; "
+            f"import sys; sys.path[:0] = {PATHS!r}; "
             "from sandbox.services.network.user.serve import serve; "
             f"from tests.support.netparts import parts; serve({theirs.fileno()}, parts)"
         )
@@ -252,6 +255,7 @@ class Space:
             raise
         finally:
             self.control.close()
+            self._account.close()
 
 
 @contextmanager
@@ -262,5 +266,4 @@ def space(*args: Any, **kwargs: Any) -> Iterator[Space]:
         yield made
     finally:
         status = made.end()
-        made._account.close()
     assert status == 0
