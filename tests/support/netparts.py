@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from socket import AF_INET, AF_INET6, inet_pton
 
-from sandbox.record import Record
 from sandbox.services.network.user.account import text_of
+from sandbox.services.network.user.egress import Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,15 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox.services.network.user.account import Account
+    from sandbox.services.network.user.egress import Gate
     from sandbox.services.network.user.loop import Loop
-    from sandbox.services.network.user.setting import Gate, Site, Verdict
-
-
-class Answer(Record):
-    allowed: bool
-    rule: str
-    target: bytes
-    name: str = ""
+    from sandbox.services.network.user.setting import Site
 
 
 def bytes_of(text: str) -> bytes:
@@ -48,10 +42,10 @@ class Listed:
         for rule in self._allow:
             if rule.startswith(f"{place}>"):
                 other = bytes_of(rule.partition(">")[2])
-                return Answer(allowed=True, rule=rule, target=other)
+                return Verdict(allowed=True, rule=rule, target=other)
             if rule in ("*", place, f"{place}:{port}", f"sni/{place}"):
-                return Answer(allowed=True, rule=rule, target=target)
-        return Answer(allowed=False, rule="not listed", target=target)
+                return Verdict(allowed=True, rule=rule, target=target)
+        return Verdict(allowed=False, rule="not listed", target=target)
 
     def gate(self, verdict: Verdict, port: int) -> Gate | None:
         del port

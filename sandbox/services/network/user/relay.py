@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from socket import socket
 
     from sandbox.services.network.user.account import Destination
+    from sandbox.services.network.user.egress import Gate
     from sandbox.services.network.user.loop import Loop
-    from sandbox.services.network.user.setting import Gate
 
 EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
 BUFFER = 1 << 16

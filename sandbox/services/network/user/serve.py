@@ -26,13 +26,16 @@ import os
 from select import EPOLLIN
 from socket import AF_UNIX, SO_TYPE, SOCK_DGRAM, SOCK_SEQPACKET, SOL_SOCKET, recv_fds, socket
 
-from sandbox.services.network.user import confine
+from sandbox.policy.egress import parse_rules
+from sandbox.services.network.user import confine, dns
 from sandbox.services.network.user.account import Account
 from sandbox.services.network.user.asked import Streams
+from sandbox.services.network.user.egress import Egress
 from sandbox.services.network.user.icmp import Icmp
 from sandbox.services.network.user.loop import Loop
 from sandbox.services.network.user.publish import Nursery, Published
 from sandbox.services.network.user.relay import Hub
+from sandbox.services.network.user.routes import Routes
 from sandbox.services.network.user.setting import Limits, Setting, Site
 from sandbox.services.network.user.tcp import Tcp
 from sandbox.services.network.user.tun import Tun
@@ -224,3 +227,24 @@ def serve(fd: int, parts: Parts) -> None:
     server = Server(channel, received, parts, most)
     confine.confine()
     server.run()
+
+
+def main(fd: int) -> None:
+    """Serve what the socket `fd` hands over, by the rules and name servers of its config."""
+    serve(fd, _parts)
+
+
+def _parts(
+    loop: Loop, config: dict[str, Any], site: Site, account: Account
+) -> tuple[Judge, Resolver]:
+    gateways = {site.gateway4: bytes([127, 0, 0, 1])}
+    if site.gateway6:
+        gateways[site.gateway6] = bytes(15) + b"\1"
+    routes = Routes()
+    rules = parse_rules(config["allow"], config["deny"], sni=config["sni"])
+    egress = Egress(rules, gateways, routes.own)
+    hosts = dict.fromkeys(("host", "host.internal"), tuple(gateways))
+    resolver = dns.Resolver(
+        loop, egress, config["upstreams"], account, known=hosts.get, ipv6=routes.leads_ipv6
+    )
+    return egress, resolver

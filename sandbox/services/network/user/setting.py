@@ -10,25 +10,11 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from sandbox.services.network.user.account import Account
+    from sandbox.services.network.user.egress import Gate, Verdict
     from sandbox.services.network.user.loop import Loop
 
-    # True: let through; False: break off; None: more is needed. Gets what has come so far.
-    Gate = Callable[[bytes], bool | None]
-
-    class Verdict(Protocol):
-        """What the policy says of one destination; `target` is what the host connects to."""
-
-        @property
-        def allowed(self) -> bool: ...
-        @property
-        def rule(self) -> str: ...
-        @property
-        def target(self) -> bytes: ...
-        @property
-        def name(self) -> str: ...
-
     class Judge(Protocol):
-        """The policy: `judge` in microseconds; `gate` when first bytes are to be looked at."""
+        """The policy, as egress.Egress is: `gate` is for what first bytes are looked at."""
 
         def judge(self, address: bytes, port: int, protocol: str) -> Verdict: ...
         def gate(self, verdict: Verdict, port: int) -> Gate | None: ...

@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox.services.network.user.account import Destination
+    from sandbox.services.network.user.egress import Gate, Verdict
     from sandbox.services.network.user.loop import Loop
     from sandbox.services.network.user.packets import Parsed
     from sandbox.services.network.user.relay import Hub
-    from sandbox.services.network.user.setting import Gate, Setting, Verdict
+    from sandbox.services.network.user.setting import Setting
     from sandbox.services.network.user.tun import Tun
 
     # source, source port, target, target port
