@@ -307,6 +307,21 @@ def test_a_truncated_answer_is_asked_for_over_tcp(make: Callable[..., World]) ->
     assert world.allows("8.8.8.199")
 
 
+def test_an_answer_over_tcp_is_matched_too(make: Callable[..., World]) -> None:
+    world = make()
+    wrong = record(ASKED, ns.A, packed("9.9.9.9"))
+
+    def say(asked: bytes, tcp: bool) -> bytes:
+        if not tcp:
+            return response(asked, flags=0x8380)
+        number = struct.unpack_from("!H", asked)[0]
+        return struct.pack("!H", number ^ 1) + response(asked, [wrong])[2:]
+
+    world.server(say)
+    assert code(world.one("www.example.org")) == SERVFAIL
+    assert not world.allows("9.9.9.9")
+
+
 def test_a_server_without_tcp(make: Callable[..., World]) -> None:
     world = make()
     world.server(lambda asked, tcp: None if tcp else response(asked, flags=0x8380))
@@ -402,6 +417,18 @@ def test_a_server_that_is_silent_or_gone_is_left(make: Callable[..., World]) -> 
     assert code(world.one("b.example.org")) == 0
     assert len(silent.asked) == 1, "who answered last is asked first"
     assert len(good.asked) == 2
+
+
+def test_a_server_that_is_gone_is_left_at_once(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns, "PATIENCE", 3600.0)
+    world = make()
+    gone = NameServer(world.loop, lambda *_: None)
+    gone.close()
+    world.server(say_a("8.8.8.8"))
+    world.start(gone.where)
+    assert code(world.one("a.example.org")) == 0
 
 
 def test_nobody_answers(make: Callable[..., World]) -> None:
@@ -508,6 +535,15 @@ def test_a_pointer_leads_backwards_only() -> None:
     ):
         whole = head[:6] + b"\0\1\0\0\0\0" + question + record(owner, ns.A, b"\1\2\3\4")
         assert message.parse_answer(whole, question) is None
+
+
+def test_aliases_in_a_circle() -> None:
+    asked = query("www.example.org")
+    other = ns.wire_name("other.example.org")
+    circle = [record(ASKED, ns.CNAME, other), record(other, ns.CNAME, ASKED)]
+    found = message.parse_answer(response(asked, circle), ns.question_of(asked))
+    assert found is not None
+    assert found.addresses == ()
 
 
 @pytest.mark.parametrize(

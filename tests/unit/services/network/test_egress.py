@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.policy.egress import parse_rules, special
+from sandbox.policy.egress import Rule, Rules, parse_rules, special
 from sandbox.services.network.user import egress as module
 from sandbox.services.network.user.egress import Egress
 
@@ -93,6 +93,7 @@ def test_names_that_are_not_listed_are_neither_resolved_nor_learned() -> None:
     ):
         assert world.egress.judge_name(name).allowed == name.lower().startswith("a."), name
     world.learn("evil.net", "8.8.8.8")
+    assert world.egress._learned == {}
     assert not world.allows("8.8.8.8")
 
 
@@ -137,6 +138,14 @@ def test_a_wide_network_does_not_mean_the_places_within() -> None:
         assert not world.allows(address), address
     assert World(["169.254.0.0/16"]).rule("169.254.169.254") == "metadata"
     assert World(["169.254.169.254:80"]).allows("169.254.169.254", 80)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "fe80::1", "64:ff9b::7f00:1"])  # noqa: S104
+def test_no_rule_at_all_opens_what_is_never_another_host(address: str) -> None:
+    number = packed(address)
+    rule = Rule("network", address, "", number, 8 * len(number))
+    egress = Egress(Rules(allow=(rule,)), {}, lambda _: False)
+    assert not egress.judge(number, 80, "tcp").allowed
 
 
 def test_deny_wins() -> None:
