@@ -3,11 +3,11 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench soak native fuzz containment vm vm-systemd clean
+.PHONY: help setup run test lint bench bench-vm soak native fuzz containment vm vm-systemd clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
-	@echo "make test    lint, C tests with sanitizers, and every Python test, with coverage"
+	@echo "make test    lint, C tests with sanitizers, every Python test, with coverage, and both guests"
 	@echo "make setup   install what is missing, build, and install sbx into a virtual environment"
 	@echo "make lint    ruff, mypy --strict"
 	@echo "make native  C tests with AddressSanitizer and UBSan, and a short fuzz of the decoder"
@@ -15,6 +15,7 @@ help:
 	@echo "make containment  run the probe under sbx and its peers, write docs/containment.md"
 	@echo "make soak    thousands of runs, hundreds at once, storms of kills (SBX_SOAK, default 20 times make test's)"
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
+	@echo "make bench-vm  what control groups add to a start, in the guests of make vm and make vm-systemd"
 	@echo "make vm      the tests of escapes, of the kernel and of control groups, on the kernel of User-Mode Linux"
 	@echo "make vm-systemd  scopes of the user's systemd, in a second guest (as root)"
 	@echo "make clean   remove what was built"
@@ -26,7 +27,7 @@ run:
 	@$(DO) packages-run user venv build demo
 
 test:
-	@$(DO) packages-test user venv-dev build lint native debian pytest
+	@$(DO) packages-test user venv-dev build lint native debian pytest guests
 
 lint:
 	@$(DO) venv-dev lint
@@ -51,6 +52,9 @@ vm-systemd:
 
 bench:
 	@$(DO) packages-test user venv build debian bench
+
+bench-vm:
+	@$(DO) packages-test user venv build bench-vm
 
 clean:
 	@$(DO) clean

@@ -315,11 +315,19 @@ run_vm() {
 run_vm_systemd() {
     [ "$(id -u)" = 0 ] || fail "the guest with systemd is booted by root" "run make vm-systemd as root"
     sync_source
-    rm -rf "$state/guest" && mkdir -p "$state/guest"
-    cp "$source/tests/vm/systemd_scope.py" "$state/guest/"
-    say "scopes of systemd's in User-Mode Linux"
-    sh "$checkout/tests/vm/systemd.sh" "$shared/systemd-$(suite)" "$test_user" \
-        "exec python3 $state/guest/systemd_scope.py $venv/bin/sbx"
+    system=$shared/systemd-$(suite)
+    say "pytest in User-Mode Linux with systemd as $test_user"
+    sh "$checkout/tests/vm/system.sh" "$system" "$test_user" || fail "there is no system for the guest"
+    (cd "$source" && env -i PATH="$PATH" LANG=C.UTF-8 ${SBX_CI:+SBX_CI=$SBX_CI} SBX_TEST_SBX="$venv/bin/sbx" PYTHONDONTWRITEBYTECODE=1 \
+        "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin --vm-system "$system" --vm-user "$test_user" \
+        ${VM_SYSTEMD_ARGS:-tests/vm/systemd})
+}
+
+# Both, where there can be guests at all; in CI there must be.
+run_guests() {
+    if [ -z "${SBX_CI:-}" ] && ! have linux.uml; then say "without User-Mode Linux: nothing runs on a second kernel"; return 0; fi
+    run_vm
+    if [ "$(id -u)" = 0 ] || [ -n "${SBX_CI:-}" ]; then run_vm_systemd; else say "not root: no guest with systemd"; fi
 }
 
 demo() {
@@ -331,6 +339,17 @@ demo() {
 bench() {
     sync_source
     as_user env ${BENCH_ROUNDS:+BENCH_ROUNDS=$BENCH_ROUNDS} sh -c 'cd "$1" && exec "$2" -m bench' sh "$source" "$venv/bin/python"
+}
+
+# What control groups add, where there are some: in the guests.
+bench_vm() {
+    sync_source
+    as_user env ${BENCH_ROUNDS:+BENCH_ROUNDS=$BENCH_ROUNDS} sh -c 'cd "$1" && exec "$2" -m tests.vm.show -- "$2" -m bench.groups delegated' \
+        sh "$source" "$venv/bin/python"
+    [ "$(id -u)" = 0 ] || { say "not root: no guest with systemd"; return 0; }
+    sh "$checkout/tests/vm/system.sh" "$shared/systemd-$(suite)" "$test_user"
+    (cd "$source" && "$venv/bin/python" -m tests.vm.show --system "$shared/systemd-$(suite)" --user "$test_user" \
+        -- "$venv/bin/python" -m bench.groups systemd)
 }
 
 containment() {
@@ -372,9 +391,11 @@ for word; do
         pytest) run_pytest ;;
         vm) run_vm ;;
         vm-systemd) run_vm_systemd ;;
+        guests) run_guests ;;
         demo) demo ;;
         soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="-rP tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
         bench) bench ;;
+        bench-vm) bench_vm ;;
         where) where ;;
         clean) clean ;;
         as-user) shift; as_user "$@"; exit ;;

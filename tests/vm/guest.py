@@ -1,13 +1,12 @@
-"""A User-Mode Linux guest on this host's own files: boots, is watched, ends.
+"""A User-Mode Linux guest: boots, is watched, ends. Knows nothing of pytest.
 
 Its kernel is a process of the caller, so not even its root reaches a file that the caller does not.
-Besides, the guest mounts the host's files read-only and writes one folder alone.
-Knows nothing of pytest.
+One kind runs on this host's own files, mounted read-only, by a normal user. The other, by root, is
+a system of its own with systemd as process 1. Of the host both write one folder alone.
 """
 
 import contextlib
 import os
-import pwd
 import shlex
 import shutil
 import signal
@@ -19,8 +18,11 @@ from pathlib import Path
 KERNEL = "linux.uml"
 DISK = "/mnt/disk"  # an ext4 of the user's own: neither hostfs nor an old tmpfs can take an overlay
 DISK_BYTES = 1 << 30
+SWAP_BYTES = 128 << 20
+SHOWN = "/var/lib/sbx-dev"  # what a system of its own sees of the host, read-only
 INIT = Path(__file__).with_name("init.sh")
 MEMORY_MB = 2048
+SYSTEM_MEMORY_MB = 1536
 INSIDE = "/mnt/results"  # where the guest sees the folder of results
 POLL_S = 0.1
 
@@ -29,9 +31,11 @@ class GuestDied(Exception):
     """The guest ended, or went silent, before its command was done; str() says which."""
 
 
-def missing() -> str:
-    """Why no guest can be booted here; "" when one can."""
-    if os.getuid() == 0:
+def missing(system: str = "") -> str:
+    """Why no guest can be booted here; "" when one can. `system`: the folder of one of its own."""
+    if system and os.getuid() != 0:
+        return "a guest with a system of its own is booted by root: its files are root's"
+    if not system and os.getuid() == 0:
         return "a guest is booted by a normal user: the files of its root are those of its caller"
     for program in (KERNEL, "modprobe", "mkfs.ext4"):
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
@@ -49,37 +53,60 @@ def memory_folder() -> str:
     raise GuestDied(f"no folder has {MEMORY_MB} MiB for the guest's memory and allows execution")
 
 
-def make_disk(path: Path) -> None:
-    """A sparse file with an empty file system whose top belongs to this user."""
+def _program(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name
+
+
+def _sparse(path: Path, size: int, *words: str) -> None:
+    """A sparse file that a program fills with a file system or the like."""
     with path.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    owner = f"root_owner={os.getuid()}:{os.getgid()},lazy_itable_init=1,lazy_journal_init=1"
-    path_variable = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    mkfs = shutil.which("mkfs.ext4", path=path_variable) or "mkfs.ext4"
-    words = [mkfs, "-q", "-F", "-m", "0", "-E", owner, str(path)]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        file.truncate(size)
+    path.chmod(0o600)
+    command = [_program(words[0]), *words[1:], str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
-class Guest:
-    """One boot. `command` runs as the caller's user in `cwd`; `folder` is what it may write.
+class Command:
+    """What runs inside: `words` as `user`, with this environment alone, in `cwd`."""
+
+    def __init__(self, words: list[str], user: str, env: dict[str, str], cwd: Path) -> None:
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        become += ["--inh-caps=-all", "env", "-i", *(f"{k}={v}" for k, v in env.items())]
+        self.line = f"cd {shlex.quote(str(cwd))} && {shlex.join([*become, *words])}"
+
+
+def boot_on_host(folder: Path, *commands: Command) -> "Guest":
+    """A guest on the host's files; of several commands root's are in the top control group.
 
     The path of `folder` crosses on the kernel's command line: no spaces, no quotes, no commas.
     """
+    owner = f"root_owner={os.getuid()}:{os.getgid()},lazy_itable_init=1,lazy_journal_init=1"
+    _sparse(folder / "disk", DISK_BYTES, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", owner)
+    _sparse(folder / "swap", SWAP_BYTES, "mkswap")
+    (folder / "init").write_text(INIT.read_text())
+    (folder / "init").chmod(0o755)
+    (folder / "owner").write_text(f"{os.getuid()}:{os.getgid()}\n")
+    line = f"rootflags=/ ro mem={MEMORY_MB}M ubd0={folder}/disk ubd1={folder}/swap"
+    return Guest(folder, f"{line} init={folder}/init", commands)
 
-    def __init__(self, folder: Path, command: list[str], cwd: Path, env: dict[str, str]) -> None:
+
+def boot_system(folder: Path, system: Path, *commands: Command) -> "Guest":
+    """A guest on a folder that tests/vm/system.sh has made, with systemd as process 1."""
+    folder.chmod(0o711)
+    line = f"rootflags={system} rw mem={SYSTEM_MEMORY_MB}M systemd.unit=multi-user.target"
+    return Guest(folder, line, commands)
+
+
+class Guest:
+    """One boot: `line` is what the kernel is told beside the usual; `folder` it may write."""
+
+    def __init__(self, folder: Path, line: str, commands: tuple[Command, ...]) -> None:
         self.folder = folder
         self._console = folder / "console"
-        user = pwd.getpwuid(os.getuid())
-        words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups"]
-        words += ["--inh-caps=-all", "env", "-i", *(f"{k}={v}" for k, v in env.items()), *command]
-        make_disk(folder / "disk")
-        (folder / "init").write_text(INIT.read_text())
-        (folder / "init").chmod(0o755)
-        (folder / "owner").write_text(f"{user.pw_uid}:{user.pw_gid}\n")
-        (folder / "command").write_text(f"cd {shlex.quote(str(cwd))}\nexec {shlex.join(words)}\n")
-        line = "root=/dev/root rootfstype=hostfs rootflags=/ ro quiet con=null con0=null,fd:1"
-        line += f" mem={MEMORY_MB}M ubd0={folder}/disk uml_dir={folder}/uml/"
-        line += f" init={folder}/init results={folder}"
+        script = ["status=0", *(f"({command.line}) || status=$?" for command in commands)]
+        (folder / "command").write_text("\n".join([*script, "exit $status", ""]))
+        line += " root=/dev/root rootfstype=hostfs quiet con=null con0=null,fd:1"
+        line += f" uml_dir={folder}/uml/ results={folder}"
         with self._console.open("wb") as console:
             self._process = subprocess.Popen(
                 [KERNEL, *line.split()],
@@ -99,7 +126,12 @@ class Guest:
         )
 
     def lines(self, name: str, deadline_s: float, silence_s: float) -> Iterator[str]:
-        """Yield each line of a file of results as it is written, until the guest has halted.
+        """Each line of `batches`."""
+        for batch in self.batches(name, deadline_s, silence_s):
+            yield from batch
+
+    def batches(self, name: str, deadline_s: float, silence_s: float) -> Iterator[list[str]]:
+        """Yield what lines of a file of results are new, often, until the guest has halted.
 
         Raises GuestDied after `deadline_s` in all, after `silence_s` without a new line, and when
         the guest halts with no exit status of its command.
@@ -111,7 +143,7 @@ class Guest:
             text = self._read(name, seen)
             seen += len(text)
             *whole, rest = (rest + text.decode("utf-8", "replace")).split("\n")
-            yield from whole
+            yield whole
             now = time.monotonic()
             heard = now if whole else heard
             if halted:

@@ -28,6 +28,8 @@ for module in overlay tun veth bridge nf_tables nft_masq; do modprobe -d /mnt/mo
 # The loopback interface is up, as on every host.
 python3 -c 'import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))'
 
+swapon /dev/ubdb
+
 # A subtree of the user's own, as systemd would delegate it; the command itself is in a leaf of it.
 mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 echo '+cpu +memory +pids +io' >/sys/fs/cgroup/cgroup.subtree_control

@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import pwd
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vm.guest import INSIDE, Guest, GuestDied, missing
+from tests.vm.guest import INSIDE, Command, Guest, GuestDied, boot_on_host, missing
 
 Boot = Callable[[str], Guest]
 
@@ -30,8 +33,9 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
 
     def one(script: str) -> Guest:
         (tmp_path / "results").mkdir()
-        words = ["sh", "-c", script]
-        guests.append(Guest(tmp_path / "results", words, tmp_path, {"PATH": os.environ["PATH"]}))
+        user = pwd.getpwuid(os.getuid()).pw_name
+        command = Command(["sh", "-c", script], user, {"PATH": os.environ["PATH"]}, Path("/"))
+        guests.append(boot_on_host(tmp_path / "results", command))
         return guests[-1]
 
     yield one
@@ -99,3 +103,39 @@ def test_nothing_of_it_outlives_its_caller(boot: Boot) -> None:
     end = time.monotonic() + 30
     while left := [path for path in Path("/proc").glob("[0-9]*/cmdline") if belongs(path, guest)]:
         assert time.monotonic() < end, left
+
+
+def pytest_in_a_guest(*options: str) -> subprocess.CompletedProcess[str]:
+    """One pytest whose tests run in a guest."""
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.vm.plugin"]
+    return subprocess.run(
+        [*words, "--vm-guests=1", *options, "tests/vm/cgroup/test_limits.py"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+
+def test_a_guest_that_hangs_fails_loudly() -> None:
+    """One test fails with the console, and the session with it."""
+    if missing():
+        pytest.skip(missing())
+    done = pytest_in_a_guest("--vm-deadline=3")
+    assert done.returncode == 1, done.stdout
+    assert "the guest was not done after 3 s" in done.stdout
+    assert "--- console" in done.stdout
+    assert "1 failed" in done.stdout
+
+
+def test_a_guest_that_panics_fails_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing():
+        pytest.skip(missing())
+    (tmp_path / "init.sh").write_text("#!/bin/sh\necho the init gives up\n")
+    text = "from pathlib import Path\nfrom tests.vm import guest\n"
+    text += "guest.INIT = Path(__file__).with_name('init.sh')\n"
+    (tmp_path / "broken_guest.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    done = pytest_in_a_guest("-p", "broken_guest")
+    assert done.returncode == 1, done.stdout
+    assert "the guest halted before its command" in done.stdout
+    assert "the init gives up" in done.stdout
+    assert "Kernel panic - not syncing: Attempted to kill init!" in done.stdout
+    assert "1 failed" in done.stdout

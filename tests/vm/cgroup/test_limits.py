@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.cgroup.conftest import USER, Box, groups, reap
+from tests.vm.box import Box
+from tests.vm.cgroup.conftest import USER, groups, reap
 
 MIB = 1 << 20
 HOG = ("tail", "/dev/zero")  # without a newline it keeps all that it has read

@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from sandbox.runtime import registry
 from sandbox.runtime.keeper import Keeper
 from tests.conftest import Sbx
 from tests.support.user import children
-from tests.vm.cgroup.conftest import USER, Box, groups, reap
+from tests.vm.box import Box
+from tests.vm.cgroup.conftest import USER, groups, reap
 
 COUNT = "i=0; while :; do i=$((i+1)); done"
 
@@ -124,6 +126,67 @@ def test_killed_parts_leave_nothing_for_long(box: Box, who: str) -> None:
         assert f"removed {USER / group}" in shown
 
 
+def join(group: str) -> subprocess.Popen[bytes]:
+    """A process that is in the group and not in the sandbox's pid namespace."""
+    stray = subprocess.Popen(["sleep", "1000"])
+    (USER / group / "cgroup.procs").write_text(str(stray.pid))
+    return stray
+
+
+def test_a_kill_is_the_whole_groups(box: Box) -> None:
+    """Who controls it is killed, and nobody comes to reap: the launcher alone does it."""
+    process = box.sbx.start(*box.words("--", "sh", "-c", STUBBORN))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    (group,) = groups()
+    stray = join(group)
+    process.kill()
+    process.communicate(timeout=60)
+    assert stray.wait(30) == -signal.SIGKILL
+    wait_for(lambda: "populated 0" in (USER / group / "cgroup.events").read_text())
+    reap(box)
+
+
+def test_the_end_of_a_detached_sandbox_is_the_whole_groups(box: Box) -> None:
+    detached(box, "--timeout", "4s", box.rootfs, "sh", "-c", STUBBORN)
+    (group,) = groups()
+    stray = join(group)
+    assert stray.wait(60) == -signal.SIGKILL
+    wait_for(lambda: groups() == set())
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_kills_at_any_time_of_the_start(box: Box) -> None:
+    for tenths in range(0, 14, 2):
+        process = box.sbx.start(*box.words("--", "sh", "-c", STUBBORN))
+        time.sleep(tenths / 10)
+        process.kill()
+        process.communicate(timeout=60)
+    reap(box)
+    box.run("--", "true")
+    assert groups() == set()
+
+
+def test_without_clone3_the_child_moves_itself(box: Box, tmp_path: Path) -> None:
+    """As in a container whose filter does not know that call. The filter takes set-user-ID
+    programs' rights away (seccomp(2)): one id, which needs none of them."""
+    policy = tmp_path / "single.toml"
+    policy.write_text('extends = "default"\n[identity]\nmap = "single"\n')
+    script = "cat /proc/self/cgroup; tail /dev/zero"
+    words = box.words("--policy", policy, "-m", "64M", "--", "sh", "-c", script)
+    refuse = [sys.executable, "-m", "tests.support.refuse", "ENOSYS", "clone3", "--", box.sbx.path]
+    done = subprocess.run(
+        [*refuse, *map(str, words)], env=box.sbx.env, capture_output=True, text=True, timeout=100,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "0::/\n", done.stderr
+    assert done.returncode == 137
+    report = box.report()
+    assert (report["reason"], report["oom_kills"]) == ("oom", 1)
+    assert report["memory_peak_bytes"] >= 56 << 20
+    assert groups() == set()
+
+
 def test_others_groups_stay(box: Box) -> None:
     stranger = USER / "sbx-0123456789ab"
     stranger.mkdir()
@@ -176,7 +239,7 @@ def test_alone_in_a_delegated_unit(box: Box, own_scope: Path) -> None:
 
 def test_others_in_a_delegated_unit(box: Box, own_scope: Path) -> None:
     words = ("run", "--read-only", "-m", "64M", box.rootfs, "true")
-    done = inside(own_scope, box.sbx, *words, before="sleep 30 & sleep=$!;")
+    done = inside(own_scope, box.sbx, *words, before="sleep 30 >/dev/null 2>&1 &")
     assert done.returncode == 0
     assert "without limits of the whole sandbox: 64M of memory" in done.stderr
     assert f"{own_scope} holds other processes" in done.stderr
