@@ -27,7 +27,7 @@ run:
 	@$(DO) packages-run user venv build demo
 
 test:
-	@$(DO) packages-test user venv-dev build lint native debian pytest guests
+	@$(DO) packages-test user venv-dev build lint native debian pytest pytest-root guests
 
 lint:
 	@$(DO) venv-dev lint

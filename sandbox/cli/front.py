@@ -86,6 +86,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("rootfs", "Make root file systems."),
             ("layer", "Handle what runs with --persist have kept."),
             ("policy", "List, show and check policies."),
+            ("network", "Make, list and remove networks of the host's (as root)."),
         ),
     ),
     (

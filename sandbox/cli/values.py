@@ -75,6 +75,15 @@ def choice(key: str, members: tuple[str, ...]) -> Reader:
     return read
 
 
+def network(text: str) -> Settings:
+    """Read a mode, or the name of a network of the host's."""
+    from sandbox.policy.model import NETWORK_MODES  # not for commands that have no such option
+
+    if not_empty(text) in NETWORK_MODES:
+        return [("network.mode", text)]
+    return [("network.mode", "bridge"), ("network.name", text)]
+
+
 def not_empty(text: str) -> str:
     """Return `text`, refuse an empty one."""
     if not text:

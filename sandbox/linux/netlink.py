@@ -7,8 +7,11 @@ the kernel's (include/uapi/linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, f
 
 from __future__ import annotations
 
+import _socket
 import os
 from struct import Struct
+
+from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ REPLACE, EXCL, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 _NESTED = 0x8000
 _ERROR, _DONE = 2, 3
 
-NEWLINK, DELLINK, GETLINK = 16, 17, 18
+NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWRULE = 32
@@ -32,7 +35,7 @@ LOOPBACK = 1
 MAIN = 254  # RT_TABLE_MAIN
 UNICAST, LOCAL = 1, 2  # RTN_*
 _FRA_FWMARK, _FRA_TABLE, _TO_TABLE = 10, 15, 1
-_AF_INET, _AF_INET6 = 2, 10
+_AF_INET, _AF_INET6, _AF_BRIDGE = 2, 10, 7
 _UP = 1  # IFF_UP
 _NODAD = 0x02  # IFA_F_NODAD
 
@@ -81,12 +84,16 @@ def numbered(messages: Iterable[bytes], first: int = 1) -> bytes:
 
 def acknowledged(batch: bytes) -> int:
     """How many messages of a batch the kernel will answer with an acknowledgement or an error."""
-    found, at = 0, 0
+    return sum(bool(flags & ACK) for _, flags in _headers(batch))
+
+
+def _headers(batch: bytes) -> Iterator[tuple[int, int]]:
+    """The (kind, flags) of each message."""
+    at = 0
     while at < len(batch):
-        length, _, flags, _, _ = _HEADER.unpack_from(batch, at)
-        found += bool(flags & ACK)
+        length, kind, flags, _, _ = _HEADER.unpack_from(batch, at)
+        yield kind, flags
         at += (length + 3) & ~3
-    return found
 
 
 def _family(address: bytes) -> int:
@@ -100,14 +107,19 @@ def new_link(name: str, kind: str, *, data: bytes = b"", attributes: bytes = b""
     return message(NEWLINK, REQUEST | ACK | CREATE | EXCL, body)
 
 
-def veth_peer(name: str, *, namespace: int = -1) -> bytes:
-    """The `data` of a new veth: its other end, in the namespace of a descriptor when >= 0."""
-    moved = u32(28, namespace) if namespace >= 0 else b""  # IFLA_NET_NS_FD
-    return attribute(1, _LINK.pack(0, 0, 0, 0, 0) + text(3, name) + moved)  # VETH_INFO_PEER
+def veth_peer(name: str, *, attributes: bytes = b"") -> bytes:
+    """The `data` of a new veth: its other end."""
+    return attribute(1, _LINK.pack(0, 0, 0, 0, 0) + text(3, name) + attributes)  # VETH_INFO_PEER
 
 
 def set_link(
-    index: int, *, name: str = "", mtu: int = 0, master: int = 0, up: bool = True
+    index: int,
+    *,
+    name: str = "",
+    mtu: int = 0,
+    master: int = 0,
+    up: bool = True,
+    attributes: bytes = b"",
 ) -> bytes:
     """Change a link, found by its index, or by its name where the index is 0."""
     parts = [text(3, name)] if name else []  # IFLA_IFNAME
@@ -116,7 +128,19 @@ def set_link(
     if master:
         parts.append(u32(10, master))  # IFLA_MASTER
     header = _LINK.pack(0, 0, index, _UP if up else 0, _UP)
-    return message(NEWLINK, REQUEST | ACK, header + b"".join(parts))
+    return message(NEWLINK, REQUEST | ACK, header + b"".join(parts) + attributes)
+
+
+def set_bridge_port(index: int, *, isolated: bool) -> bytes:
+    """Change a link's port of its bridge: isolated ports do not reach each other."""
+    port = nested(12, attribute(33, bytes((isolated,))))  # IFLA_PROTINFO, IFLA_BRPORT_ISOLATED
+    header = _LINK.pack(0, 0, index, 0, 0)
+    return message(SETLINK, REQUEST | ACK, bytes((_AF_BRIDGE,)) + header[1:] + port)
+
+
+def get_link(name: str) -> bytes:
+    """Ask for one link by its name."""
+    return message(GETLINK, REQUEST | ACK, _LINK.pack(0, 0, 0, 0, 0) + text(3, name))
 
 
 def delete_link(name: str) -> bytes:
@@ -212,6 +236,43 @@ def split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += (length + 3) & ~3
 
 
+class Link(Record):
+    """What the kernel tells of a link. `kind` "" is a device; `master` 0 is on no bridge."""
+
+    index: int
+    name: str
+    kind: str
+    alias: str
+    mtu: int
+    master: int
+
+
+def link(body: bytes) -> Link:
+    """Read the body of a NEWLINK."""
+    found = attributes(body[_LINK.size :])
+
+    def word(kind: int, among: dict[int, bytes] = found) -> str:
+        return among.get(kind, b"").rstrip(b"\0").decode("utf-8", "replace")
+
+    def number(kind: int) -> int:
+        return int.from_bytes(found.get(kind, b""), "little")
+
+    kind = word(1, attributes(found.get(18, b"")))  # IFLA_LINKINFO, IFLA_INFO_KIND
+    index = _LINK.unpack_from(body)[2]
+    return Link(index, word(3), kind, word(20), number(4), number(10))  # 20 = IFLA_IFALIAS
+
+
+def routes(answer: Iterable[tuple[int, bytes]]) -> Iterator[tuple[bytes, int, int, int]]:
+    """(destination, prefix, table, index of the link) of each route; b"" is everything."""
+    for kind, body in answer:
+        if kind == NEWROUTE:
+            prefix, table = body[1], body[4]
+            found = attributes(body[_ROUTE.size :])
+            table = int.from_bytes(found.get(15, bytes((table,))), "little")
+            index = int.from_bytes(found.get(4, b""), "little")
+            yield found.get(1, b""), prefix, table, index
+
+
 def links(answer: Iterable[tuple[int, bytes]]) -> dict[str, int]:
     """The index of each link by its name, from what `ask` gave for `dump_links`."""
     found = {}
@@ -222,32 +283,38 @@ def links(answer: Iterable[tuple[int, bytes]]) -> dict[str, int]:
     return found
 
 
-def ask(protocol: int, batch: bytes) -> list[tuple[int, bytes]]:
+def ask(protocol: int, batch: bytes, *, over: int = -1) -> list[tuple[int, bytes]]:
     """Send what `numbered` made, in the namespace of the calling thread; the answers.
+
+    `over`: a descriptor of a socket of that protocol that was made elsewhere, the caller's.
 
     They are (kind, body) of what is no acknowledgement. Raises OSError for the first refusal,
     whose `filename` is the kernel's own explanation where it gives one.
     """
-    import socket
-
     left = acknowledged(batch)
-    dumping = any(kind in (GETLINK, GETADDR, GETROUTE) for kind, _, _ in split(batch))
+    asking = (GETLINK, GETADDR, GETROUTE)  # DUMP is what other flags mean to other kinds
+    dumping = any(kind in asking and flags & DUMP for kind, flags in _headers(batch))
     found: list[tuple[int, bytes]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as talk:
+    fd = os.dup(over) if over >= 0 else None
+    talk = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol, fd)
+    try:
         for option in (10, 11):  # NETLINK_CAP_ACK, NETLINK_EXT_ACK
             talk.setsockopt(270, option, 1)  # SOL_NETLINK
-        talk.bind((0, 0))
+        if over < 0:
+            talk.bind((0, 0))
         talk.settimeout(10.0)
         talk.sendto(batch, (0, 0))
         while left or dumping:
-            for kind, _, body in split(talk.recv(1 << 18)):
-                if kind == _ERROR:
+            for answer, _, body in split(talk.recv(1 << 18)):
+                if answer == _ERROR:
                     _check(body)
                     left -= 1
-                elif kind == _DONE:
+                elif answer == _DONE:
                     dumping = False
                 else:
-                    found.append((kind, body))
+                    found.append((answer, body))
+    finally:
+        talk.close()
     return found
 
 

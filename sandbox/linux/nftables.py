@@ -30,7 +30,7 @@ NETWORK, TRANSPORT = 1, 2  # payload bases
 
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _BEGIN, _END = 16, 17  # NFNL_MSG_BATCH_*
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 2, 3, 6
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 1, 2, 3, 6
 _FIRST, _SECOND = 8, 9  # NFT_REG32_00, NFT_REG32_01
 _VERDICT = 0
 _GENERIC = Struct(">BBH")
@@ -56,6 +56,11 @@ def transaction(*messages: bytes) -> tuple[bytes, ...]:
 def table(family: int, name: str) -> bytes:
     """Make a table, or find it made."""
     return _message(_NEWTABLE, CREATE, family, text(1, name))
+
+
+def get_table(family: int, name: str) -> bytes:
+    """Ask for a table by its name."""
+    return _message(_GETTABLE, 0, family, text(1, name))
 
 
 def delete_table(family: int, name: str) -> bytes:

@@ -43,6 +43,11 @@ def config_dir() -> str:
     return f"{_base('XDG_CONFIG_HOME', _home() + '/.config')}/sbx"
 
 
+def networks_dir() -> str:
+    """The folder of root's networks: one for the whole machine, whoever became root how."""
+    return "/var/lib/sbx/networks"
+
+
 def absolute(path: str) -> str:
     """The absolute path of `path`, without "." and "..", links not followed.
 

@@ -23,6 +23,7 @@ CLONE_USER, CLONE_MOUNT, CLONE_PID = 0x10000000, 0x00020000, 0x20000000
 CLONE_UTS, CLONE_IPC, CLONE_NET, CLONE_CGROUP = 0x04000000, 0x08000000, 0x40000000, 0x02000000
 OOM_SCORE = "500"
 DOMAIN = "sbx"
+PING_GROUPS = "net.ipv4.ping_group_range"
 # What the kernel counts for a user over all sandboxes (inotify(7), fanotify(7)): a part of the 128
 # instances that most hosts give, and watches for big trees.
 INOTIFY = (("instances", "64"), ("watches", "65536"))
@@ -103,6 +104,10 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
     """
     optional = int(bool(facts.proc_error))
     steps = [Step(ops.ProcWrite("self/oom_score_adj", OOM_SCORE, 1), "sbx")]
+    if policy.network.mode == "bridge" and PING_GROUPS not in dict(policy.sysctls):
+        # Group 0 of the outer user namespace is the caller's own; for all, ids are to be mapped.
+        write = ops.ProcWrite(f"sys/{PING_GROUPS.replace('.', '/')}", "0 65535", 1)
+        steps.append(Step(write, policy.origin("network.mode")))
     for name, value in policy.sysctls:
         if name.startswith("net.") and not network_mode(policy).namespace:
             continue

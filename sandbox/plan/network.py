@@ -22,7 +22,13 @@ class Mode(Record):
     service: bool = False
 
 
-MODES = {"none": Mode(namespace=True), "host": Mode(namespace=False)}
+MODES = {
+    "none": Mode(namespace=True),
+    "bridge": Mode(namespace=True, service=True),
+    "host": Mode(namespace=False),
+}
+
+_AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
 
 
 def network_mode(policy: Policy) -> Mode:
@@ -38,9 +44,14 @@ def network_steps(policy: Policy, lost: list[Degradation]) -> list[Step]:
         quiet = policy.by_flag("network.mode")
         lost.append(Degradation("network", "the network namespace", cause, quiet))
         return []
-    if not policy.network.loopback:
-        return []
-    return [Step(ops.Loopback(), policy.origin("network.loopback"))]
+    steps = []
+    if policy.network.loopback:
+        steps.append(Step(ops.Loopback(), policy.origin("network.loopback")))
+    if policy.network.mode == "bridge":
+        what = "open a way to set up the cable's end inside"
+        talk = ops.Socket(what, _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE, (), b"", 0)
+        steps.append(Step(talk, policy.origin("network.mode")))
+    return steps
 
 
 def hold_steps(policy: Policy) -> list[Step]:

@@ -13,7 +13,7 @@ from sandbox.policy import model
 from sandbox.policy.load import SUFFIX, Layer, load_policy, names, read_policy, search_path
 from sandbox.policy.merge import build_policy
 from sandbox.policy.show import format_rlimit
-from sandbox.policy.units import format_duration, format_size, quote
+from sandbox.policy.units import format_duration, format_rate, format_size, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ _BOUNDS: dict[str, tuple[float, Callable[[Any], str]]] = {
     "resources.memory_reservation": (0, format_size),
     "resources.cpu_weight": (100, str),
     "resources.io_weight": (100, str),
+    "network.rate": (_UNBOUNDED, lambda value: f"{format_rate(value)}bit/s"),
     "process.timeout": (_UNBOUNDED, format_duration),
     "process.grace": (0, format_duration),
     "process.output_limit": (_UNBOUNDED, format_size),
@@ -224,6 +225,8 @@ def _others(parent: model.Policy, child: model.Policy) -> Iterable[str]:
         yield "identity.user: the payload has user id 0"
     elif child.identity.root and _is_name(child.identity.user, parent.identity.user):
         yield f"identity.user: ROOTFS decides which number {quote(child.identity.user)} has"
+    if child.network.name != parent.network.name:
+        yield f"network.name: {quote(child.network.name)} is another network of the host's"
     if child.seccomp.profile and child.seccomp.profile != parent.seccomp.profile:
         yield f"seccomp.profile: {quote(child.seccomp.profile)} replaces the filter"
     if parent.seccomp.profile and not child.seccomp.profile:

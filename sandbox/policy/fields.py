@@ -9,7 +9,14 @@ from __future__ import annotations
 import os
 
 from sandbox.linux.capabilities import NAMES as CAPABILITIES
-from sandbox.policy.units import parse_duration, parse_limit, parse_size, quote
+from sandbox.policy.units import (
+    parse_duration,
+    parse_limit,
+    parse_percent,
+    parse_rate,
+    parse_size,
+    quote,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
     Check = Callable[[Any], Any]
 
 HOST_NAME_MAX = 64
+NETWORK_MAX = 32
+DELAY_MAX = 60.0
 PATH_MAX = 4096
 NAME_MAX = 255
 ID_MAX = (1 << 32) - 2
@@ -153,6 +162,8 @@ def _units(parse: Check) -> Check:
 
 duration = _units(parse_duration)
 size = _units(parse_size)
+bit_rate = _units(parse_rate)
+percent = _units(parse_percent)
 memory_size = _units(lambda value: parse_size(value, percent=True))
 _limit = _units(parse_limit)
 
@@ -278,6 +289,27 @@ def hostname(value: object) -> str:
         if len(label) > 63:
             raise bad(f"has a part longer than 63 characters, found {quote(text)}")
     return text
+
+
+def network_name(value: object) -> str:
+    """The name of a network of the host's; "" for the default one."""
+    text = line(value)
+    plain = text.replace("-", "a").replace("_", "a").replace(".", "a")
+    good = plain.isascii() and plain.isalnum() and text[0].isalnum() and len(text) <= NETWORK_MAX
+    if text and not good:
+        raise bad(
+            f'must be letters, digits and ".", "-", "_" behind the first, at most {NETWORK_MAX}, '
+            f"found {quote(text)}"
+        )
+    return text
+
+
+def short_delay(value: object) -> float:
+    """Seconds, at most one minute: packets that wait longer are lost in every protocol."""
+    found: float = duration(value)
+    if found > DELAY_MAX:
+        raise bad(f"must be at most {DELAY_MAX:g} s, found {quote(value)}")
+    return found
 
 
 def capability(value: object) -> str:

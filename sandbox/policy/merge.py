@@ -201,7 +201,7 @@ def _make_policy(name: str, merge: _Merge) -> model.Policy:
         identity=model.Identity(**merge.section("identity")),
         namespaces=model.Namespaces(**merge.section("namespaces")),
         filesystem=_make_filesystem(merge),
-        network=model.Network(**merge.section("network")),
+        network=model.Network(**_with_tuples(merge.section("network"))),
         process=_make_process(merge.section("process")),
         capabilities=model.Capabilities(**merge.section("capabilities")),
         seccomp=model.Seccomp(**_with_tuples(merge.section("seccomp"))),

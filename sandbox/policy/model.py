@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     RootMode = Literal["auto", "overlay", "copy", "bind"]
     ProcMode = Literal["pid", "full"]
     SysMode = Literal["none", "read-only"]
-    NetworkMode = Literal["none", "host"]
+    NetworkMode = Literal["none", "bridge", "host"]
     SeccompBase = Literal["allow", "deny", "unconfined"]
     LandlockFs = Literal["strict", "write", "none"]
     OnMissing = Literal["refuse", "degrade"]
@@ -34,7 +34,7 @@ SOCKET_FAMILIES = ("unix", "inet", "inet6", "netlink")
 LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup")
 CGROUP_DRIVERS = ("auto", "delegated", "systemd", "root", "none")
 BUILT_IN = ("strict.toml", "default.toml", "ci.toml", "permissive.toml")  # as origins
-NETWORK_MODES = ("none", "host")
+NETWORK_MODES = ("none", "bridge", "host")
 SECCOMP_GROUPS = ("D1", "D2")
 LANDLOCK_SCOPES = ("abstract-unix-socket", "signal")
 RLIMIT_NAMES = (
@@ -129,10 +129,20 @@ class Filesystem(Record):
 
 
 class Network(Record):
-    """`mode` names a driver of the network registry; `loopback` brings `lo` up."""
+    """`mode` names a driver of the network registry; `loopback` brings `lo` up.
+
+    Of the mode bridge: `name` is the network, "" = the default one; `aliases` are further names on
+    it; `rate` bounds what the sandbox sends and what it receives, in bits a second, `delay` in
+    seconds and `loss` in percent are done to what it sends; 0 leaves it to the network.
+    """
 
     mode: str = "none"
     loopback: bool = True
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    rate: int = 0
+    delay: float = 0.0
+    loss: float = 0.0
 
 
 class Process(Record):

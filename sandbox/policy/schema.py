@@ -202,7 +202,15 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "masked": each(covered),
         "locked": each(covered),
     },
-    "network": {"mode": choice(NETWORK_MODES, "mode"), "loopback": boolean},
+    "network": {
+        "mode": choice(NETWORK_MODES, "mode"),
+        "loopback": boolean,
+        "name": fields.network_name,
+        "aliases": each(fields.hostname),
+        "rate": fields.bit_rate,
+        "delay": fields.short_delay,
+        "loss": fields.percent,
+    },
     "process": {
         "env": table(fields.env_name, fields.env_value),
         "env_pass": each(fields.passed_name),

@@ -23,7 +23,7 @@ _SIZES = (
 )
 _UNLIMITED = ("resources.memory", "resources.memory_swap", "resources.cpus", "resources.pids")
 _BYTE_LIMITS = ("as", "data", "fsize", "memlock", "rss", "stack")
-_TIMES = ("process.timeout", "process.grace")
+_TIMES = ("process.timeout", "process.grace", "network.delay")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _LIST_WIDTH = 60
 

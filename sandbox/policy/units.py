@@ -9,7 +9,9 @@ import os
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _MAX = 1 << 63
+_MAX_RATE = 10**12
 _MAX_SECONDS = 10 * 365 * 86400.0
 _SHOWN = 80
 
@@ -97,6 +99,36 @@ def parse_size(value: object, *, percent: bool = False) -> int:
     return int(size)
 
 
+def parse_rate(value: object) -> int:
+    """Bits a second from 1000000, "10M", "10Mbit" or "1.5gbit" (powers of 1000)."""
+    wrong = f"must be bits a second, or such as 500K, 10M, 1G, found {quote(value)}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < _MAX_RATE:
+            raise ValueError(wrong)
+        return value
+    if not isinstance(value, str):
+        raise ValueError(wrong)
+    number, at = _take_number(value, 0)
+    unit = value[at:].lower().removesuffix("/s").removesuffix("ps").removesuffix("bit")
+    if number is None or unit not in _DECIMAL or number * _DECIMAL[unit] >= _MAX_RATE:
+        raise ValueError(wrong)
+    return int(number * _DECIMAL[unit])
+
+
+def parse_percent(value: object) -> float:
+    """0 to 100 from 2.5, "2.5" or "2.5%"."""
+    wrong = f"must be 0 to 100 percent, found {quote(value)}"
+    if isinstance(value, str):
+        number, at = _take_number(value, 0)
+        found = number if value[at:] in ("", "%") else None
+    else:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        found = float(value) if good else None  # type: ignore[arg-type]
+    if found is None or not 0 <= found <= 100:
+        raise ValueError(wrong)
+    return found
+
+
 def _one_limit(part: object) -> int | None:
     return None if part in ("unlimited", "infinity", -1, "-1") else parse_size(part)
 
@@ -125,6 +157,15 @@ def format_size(value: int) -> str:
     """Bytes in the largest unit that divides them: 268435456 is "256M"."""
     for unit in "TGMK":
         step = _BINARY[unit.lower()]
+        if value and value % step == 0:
+            return f"{value // step}{unit}"
+    return str(value)
+
+
+def format_rate(value: int) -> str:
+    """Bits a second in the largest unit that divides them: 10000000 is "10M"."""
+    for unit in "GMK":
+        step = _DECIMAL[unit.lower()]
         if value and value % step == 0:
             return f"{value // step}{unit}"
     return str(value)

@@ -10,7 +10,14 @@ import stat
 from sandbox.errors import PolicyError, RootfsError
 from sandbox.host.accounts import find_account
 from sandbox.host.inroot import read_file
-from sandbox.linux.paths import below, cache_dir, config_dir, private_dir, state_dir
+from sandbox.linux.paths import (
+    below,
+    cache_dir,
+    config_dir,
+    networks_dir,
+    private_dir,
+    state_dir,
+)
 from sandbox.plan.identity import default_user
 from sandbox.plan.ops import RLIMITS
 from sandbox.plan.request import Request, Source
@@ -81,7 +88,10 @@ def _own_folders(
     """
     hidden: list[str] = []
     pinned: dict[str, tuple[Source, str, bool]] = {}
-    for own in (cache_dir(), config_dir(), state_dir(), *((keep,) if keep else ())):
+    ours = [cache_dir(), config_dir(), state_dir()]
+    if not os.geteuid():
+        ours.append(networks_dir())
+    for own in (*ours, *((keep,) if keep else ())):
         real = os.path.realpath(own)
         for place in _places(real, bound):
             for source, target, read_only in bound:

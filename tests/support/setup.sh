@@ -300,6 +300,15 @@ run_pytest() {
     return $status
 }
 
+# What only root can do. Each test makes network namespaces of its own and a /var/lib/sbx for itself.
+run_pytest_root() {
+    sync_source
+    say "pytest as root"
+    (cd "$source" && env PYTHONDONTWRITEBYTECODE=1 SBX_TEST_SBX="$venv/bin/sbx" SBX_TEST_DEBIAN="$(debian_path)" \
+        timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-1800}" "$venv/bin/python" -m pytest -p no:cacheprovider \
+        ${PYTEST_ROOT_ARGS:-tests/kernel/privileged})
+}
+
 # What another kernel may answer differently, in a guest that boots it.
 vm_tests="tests/escape/test_probe.py tests/kernel/test_probe.py tests/kernel/test_hold.py
     tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py tests/kernel/test_disk_upper.py
@@ -389,6 +398,7 @@ for word; do
         containment) containment ;;
         debian) make_debian ;;
         pytest) run_pytest ;;
+        pytest-root) if [ "$(id -u)" = 0 ]; then run_pytest_root; else say "not root: the tests of networks of the host's do not run"; fi ;;
         vm) run_vm ;;
         vm-systemd) run_vm_systemd ;;
         guests) run_guests ;;

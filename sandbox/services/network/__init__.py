@@ -43,4 +43,11 @@ if TYPE_CHECKING:
     # Raises SbxError with nothing made.
     Prepare = Callable[[Policy, str, Tell], Network]
 
-DRIVERS: dict[str, Prepare] = {}
+
+def _bridge(policy: Policy, name: str, tell: Tell) -> Network:
+    from sandbox.services.network.bridge.driver import prepare
+
+    return prepare(policy, name, tell)
+
+
+DRIVERS: dict[str, Prepare] = {"bridge": _bridge}

@@ -170,6 +170,7 @@ def test_a_root_policy_says_everything() -> None:
         "identity.group",
         "filesystem.persist",
         "filesystem.mounts",
+        *(f"network.{key}" for key in ("name", "aliases", "rate", "delay", "loss")),
         "process.cwd",
         "capabilities.add",
         "seccomp.profile",

@@ -43,7 +43,8 @@ LADDERS: dict[str, list[Any]] = {
     "filesystem.sys": ["none", "read-only"],
     "filesystem.masked": [["/a", "/b"], ["/a"], []],
     "filesystem.locked": [["/a", "/b"], ["/a"], []],
-    "network.mode": ["none", "host"],
+    "network.mode": ["none", "bridge", "host"],
+    "network.rate": ["1M", "1G", 0],
     "network.loopback": [False, True],
     "process.env_pass": [[], ["A"], ["A", "B"]],
     "process.timeout": [1, 2, 0],
@@ -79,10 +80,14 @@ LADDERS: dict[str, list[Any]] = {
 UNRANKED: dict[str, list[Any]] = {
     "seccomp.profile": ["", "/p", "/q"],
     "sysctls.net.x": [False, "1", "2"],
+    "network.name": ["", "a", "b"],
 }
 # What gives and takes nothing. `drop` takes away from `keep`.
 NEUTRAL: dict[str, list[Any]] = {
     "identity.group": ["", 5, "staff"],
+    "network.aliases": [[], ["a"]],
+    "network.delay": [0, 1],
+    "network.loss": [0, 1],
     "process.env": [{}, {"A": "1"}],
     "process.cwd": ["", "/a"],
     "process.hostname": ["a", "b"],
