@@ -312,14 +312,25 @@ def _drop_name(name: str, owner: str) -> bool:
 def rename(folder: Folder, name: str) -> None:
     """Give a sandbox another name. Raises StateError when it is taken, or it is just starting."""
     now = _open(folder.id)
-    if now is None or not now.description.pid:
-        raise StateError(
-            f"cannot rename sandbox {folder.name}",
-            cause="it is being started, or removed" if now else "it is gone",
-            hint="see which there are with: sbx ps -a",
-        )
-    folder.description = now.description
-    now.close()
+    if now is None:
+        raise _cannot_rename(folder, "it is gone")
+    try:
+        fcntl.flock(now.fd, fcntl.LOCK_EX)  # of this folder alone: another renaming would be lost
+        found = decode(now.read("sandbox"))
+        if found is None or not found.pid:
+            raise _cannot_rename(folder, "it is being started, or removed")
+        folder.description = found
+        _rename(folder, name)
+    finally:
+        now.close()
+
+
+def _cannot_rename(folder: Folder, cause: str) -> StateError:
+    hint = "see which there are with: sbx ps -a"
+    return StateError(f"cannot rename sandbox {folder.name}", cause=cause, hint=hint)
+
+
+def _rename(folder: Folder, name: str) -> None:
     before, holder = folder.name, _holder(name)
     if holder not in (None, folder.id) and _means_one_that_lives(name, holder or ""):
         raise _taken(name, holder or "")

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import marshal
 import os
+import resource
 import time
 from binascii import crc32
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.errors import SbxError, StateError
+from sandbox.errors import StateError
 from sandbox.linux import paths
 from sandbox.runtime import registry
 from sandbox.runtime.description import SCHEMA, Description, decode, encode
+from sandbox.runtime.following import Ending
 from sandbox.runtime.history import read_history
 from sandbox.runtime.keeper import Keeper
 from sandbox.runtime.registry import Folder
@@ -63,7 +65,7 @@ def entries(base: Path) -> list[str]:
 
 def run_together(count: int, act: Callable[[], str | bool]) -> list[str]:
     """What `act` returns in `count` processes that start it at the same moment and live on until
-    all are done; OSErrors and SbxErrors as their texts."""
+    all are done; exceptions as their texts."""
     gate, out, end = os.pipe(), os.pipe(), os.pipe()
     children = []
     for _ in range(count):
@@ -74,8 +76,8 @@ def run_together(count: int, act: Callable[[], str | bool]) -> list[str]:
             os.read(gate[0], 1)
             try:
                 result = str(act())
-            except (SbxError, OSError) as error:
-                result = str(error).replace("\n", " ")
+            except BaseException as error:
+                result = str(error or repr(error)).replace("\n", " ")
             os.write(out[1], f"{result}\n".encode())
             os.read(end[0], 1)
             os._exit(0)
@@ -142,6 +144,78 @@ def test_renaming(base: Path) -> None:
         each.close()
 
 
+def test_races_of_renames_end_with_one_name_each(base: Path) -> None:
+    """Many give one sandbox names, and many sandboxes want one name; names mean who has them."""
+    made = [registry.claim(described(f"box-{n}")) for n in range(6)]
+    boxes = [folder for folder, _ in made]
+
+    def rename(box: Folder, name: str) -> str:
+        registry.rename(box, name)
+        return name
+
+    for turn in range(6):
+        found = run_together(6, lambda: rename(boxes[os.getpid() % 6], "wanted"))
+        assert all(word == "wanted" or "taken" in word for word in found), found
+        found = run_together(6, lambda t=turn: rename(boxes[0], f"n{t}-{os.getpid()}"))  # type: ignore[misc]
+        now = {folder.name: folder for folder in registry.everyone()}
+        assert len(now) == 6
+        links = {path.name: os.readlink(path) for path in (base / "names").iterdir()}
+        assert links == {name: folder.id for name, folder in now.items()}
+        for name, folder in now.items():
+            same = registry.find(name)
+            assert same.id == folder.id
+            same.close()
+            folder.close()
+    for folder, lock in made:
+        os.close(lock)
+        folder.close()
+
+
+# ---- writing -------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("base")
+def test_a_write_that_fails_half_way_leaves_what_was() -> None:
+    folder, lock = registry.claim(described("one"))
+    before = sorted(os.listdir(folder.path))
+
+    def fill() -> str:
+        # Python ignores SIGXFSZ: what comes is EFBIG, in the middle of the file.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        folder.describe(folder.description.replace(argv=("x" * 1000,)))
+        return "written"
+
+    (word,) = run_together(1, fill)
+    assert "cannot write" in word
+    found = registry.find("one")
+    assert found.description == folder.description
+    assert sorted(os.listdir(folder.path)) == before
+    os.close(lock)
+    for each in (folder, found):
+        each.close()
+
+
+@pytest.mark.usefixtures("base")
+def test_readers_see_the_old_or_the_new() -> None:
+    folder, lock = registry.claim(described("one"))
+    versions = [folder.description.replace(argv=(letter * 50000,)) for letter in "ab"]
+    folder.describe(versions[0])
+
+    def work() -> str:
+        if os.getpid() % 2:
+            for number in range(300):
+                folder.describe(versions[number % 2])
+        for _ in range(300):
+            found = registry.find(folder.id)
+            assert found.description in versions
+            found.close()
+        return "fine"
+
+    assert set(run_together(4, work)) == {"fine"}
+    os.close(lock)
+    folder.close()
+
+
 # ---- removal -------------------------------------------------------------------------------
 
 
@@ -187,6 +261,31 @@ def test_what_an_earlier_boot_left_goes(base: Path) -> None:
     assert entries(base) == [new.id]
     for folder in (old, new):
         folder.close()
+
+
+def test_sweeping_takes_nothing_from_those_that_start(base: Path) -> None:
+    """Whoever cleans up while others start, end and go removes what is dead, and that alone."""
+
+    def work() -> str:
+        if os.getpid() % 3 == 0:
+            for _ in range(60):
+                registry.sweep()
+            return "fine"
+        for number in range(30):
+            name = f"box-{os.getpid()}" if number % 2 else ""
+            folder, lock = registry.claim(described(name, pid=0))
+            folder.describe(folder.description.replace(pid=os.getpid(), auto_remove=True))
+            assert folder.lives()
+            assert registry.find(folder.id).description.pid == os.getpid()
+            os.close(lock)
+            folder.remove()
+            folder.close()
+        return "fine"
+
+    assert set(run_together(6, work)) == {"fine"}
+    registry.sweep()
+    assert entries(base) == []
+    assert list((base / "names").iterdir()) == []
 
 
 def test_half_made_and_half_removed_folders_go(base: Path) -> None:
@@ -338,6 +437,17 @@ def test_a_reused_pid_is_not_taken_for_the_launcher() -> None:
             Keeper(folder)
     assert "another one by now" in failed.value.cause
     os.close(lock)
+    folder.close()
+
+
+@pytest.mark.usefixtures("base")
+def test_the_end_of_a_process_with_a_reused_pid_is_not_waited_for() -> None:
+    folder, lock = registry.claim(described("one", pid=os.getpid(), started_ticks=1))
+    ending = Ending(folder)
+    assert not ending.ended()  # the lock is held
+    os.close(lock)
+    assert ending.ended()  # and who has its number now lives on
+    ending.close()
     folder.close()
 
 
