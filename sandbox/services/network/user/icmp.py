@@ -159,6 +159,11 @@ class Icmp:
             sender = self._setting.site.gateway(target)
             self._tun.send(packets.error_for(packet, sender, kinds))
 
+    def close(self) -> None:
+        """Forget all flows."""
+        for key in list(self._flows):
+            self._close(key)
+
     def _sweep(self) -> None:
         now = self._loop.now()
         for key in [key for key, flow in self._flows.items() if now - flow.seen > IDLE_S]:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 # The kernel gives up a SYN after 127 s (tcp_syn_retries 6), on the host as in the sandbox.
 CONNECT_S = 130.0
-ACCEPT_S = 15.0
+ACCEPT_S = 5.0
 SWEEP_S = 1.0
 ACCEPTS_A_ROUND = 64
 KEEPALIVE_S = 120

@@ -291,6 +291,11 @@ class Udp:
         except OSError:
             return
 
+    def close(self) -> None:
+        """Forget all flows."""
+        for key in list(self._flows):
+            self._close(key)
+
     def _sweep(self) -> None:
         now = self._loop.now()
         for key, flow in list(self._flows.items()):
