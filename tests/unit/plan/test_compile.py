@@ -84,6 +84,7 @@ def test_the_same_is_not_decided_twice(facts: HostFacts, monkeypatch: pytest.Mon
         "hard_limits": (("nofile", 64),),
         "storage": "bind",
         "upper": "/upper",
+        "upper_id": (1, 2),
         "program": b"\x06\0\0\0\0\0\0\0",
         "owners": (7,),
         "files": (("/etc/hosts", b"x"),),
