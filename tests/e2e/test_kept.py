@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.runtime.description import decode, encode
 from tests.conftest import Sbx
 from tests.support.living import living, shell
 from tests.support.user import children
@@ -259,6 +260,78 @@ def test_without_a_session(own: Sbx, rootfs: Path, tmp_path: Path, runtime: str)
             if box["id"] == identity.strip():
                 os.kill(box["pid"], signal.SIGKILL)
     assert identity.strip() in {box["id"] for box in boxes}
+
+
+def test_without_any_environment(rootfs: Path, own: Sbx) -> None:
+    """What a bare system call starts: the home folder is that of the account."""
+    done = subprocess.run(
+        [own.path, "run", "-d", "--rm", str(rootfs), "sleep", "1000"],
+        env={}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    bare = {"env": {}, "capture_output": True, "text": True, "timeout": 60}
+    identity = done.stdout.strip()
+    assert identity in subprocess.run([own.path, "ps"], **bare).stdout  # type: ignore[call-overload]
+    done = subprocess.run([own.path, "rm", "-f", identity], **bare)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+
+
+def test_after_a_reboot_nothing_is_taken_for_alive(own: Sbx, rootfs: Path) -> None:
+    """The folders stay where there is no folder that goes with the boot; pids begin anew."""
+    for name in ("gone", "here"):
+        assert own("run", "-d", "--name", name, rootfs, "sleep", "1000").returncode == 0
+    pids = {box["name"]: box["pid"] for box in listed(own)}
+    os.kill(pids["gone"], signal.SIGKILL)
+    wait_for(lambda: state_of(own, "gone") == "dead")
+    base = own.home / "state" / "sbx"
+    folder = base / (base / "names" / "gone").readlink()
+    known = decode((folder / "sandbox").read_bytes())
+    assert known
+    earlier = known.replace(boot_id="of an earlier boot", pid=os.getpid())
+    (folder / "sandbox").write_bytes(encode(earlier))
+    assert [box["name"] for box in listed(own)] == ["here"]
+    assert own("run", "-d", "--rm", "--name", "gone", rootfs, "true").returncode == 0
+    assert not folder.exists()
+
+
+def test_one_that_is_stuck_holds_up_no_other(own: Sbx, rootfs: Path) -> None:
+    """There is no lock over all, and nobody waits for an answer that he does not need."""
+    for name in ("stuck", "other"):
+        assert own("run", "-d", "--name", name, rootfs, "sleep", "1000").returncode == 0
+    pid = next(box["pid"] for box in listed(own) if box["name"] == "stuck")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert {box["name"] for box in listed(own)} == {"stuck", "other"}
+        for words in (
+            ("exec", "other", "true"), ("rename", "other", "else"), ("prune", "-f"),
+            ("inspect", "stuck"), ("logs", "stuck"), ("run", "-d", "--rm", rootfs, "true"),
+            ("rm", "-f", "else"),
+        ):  # fmt: skip
+            done = own(*words, timeout=30)
+            assert done.returncode == 0, done.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert own("exec", "stuck", "true").returncode == 0
+
+
+def test_prune_takes_nothing_from_those_that_start(own: Sbx, rootfs: Path) -> None:
+    """Folders, names, copies of the root and layers: all are there before anybody holds them."""
+    kept = own.home / "layer"
+    options = [(), ("--storage", "copy"), ("--name", "x"), ("--persist", kept), (), ("--rm",)]
+    starting = [own.start("run", "-d", *words, rootfs, "sleep", "1000") for words in options]
+    pruned = []
+    while any(process.poll() is None for process in starting):
+        done = own("prune", "-f")
+        assert done.returncode == 0, done.stderr
+        pruned.append(done.stdout)
+    ids = [process.communicate(timeout=60)[0].decode().strip() for process in starting]
+    assert [process.returncode for process in starting] == [0] * len(options)
+    assert {box["id"] for box in listed(own) if box["state"] == "running"} == set(ids)
+    for identity in ids:
+        assert own("exec", identity, "cat", "/etc/passwd").returncode == 0
+        assert not any(identity in output for output in pruned)
+    assert own("exec", "x", "true").returncode == 0
+    assert own("rm", "-f", *ids).returncode == 0
 
 
 def test_a_folder_of_another_version_is_named(own: Sbx, rootfs: Path) -> None:
