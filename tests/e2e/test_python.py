@@ -429,9 +429,11 @@ def test_an_async_sandbox(box_options: dict[str, Any]) -> None:
 
 def test_threads_start_sandboxes(box_options: dict[str, Any]) -> None:
     found: list[str] = []
+    together = threading.Barrier(50)
 
     def one(number: int) -> None:
         script = ["sh", "-c", f"echo {number}"]
+        together.wait(30)
         found.append(sandbox.run(script, capture_output=True, text=True, **box_options).stdout)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(50)]
