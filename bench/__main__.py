@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import api, clock, costs, living, ours, payload, peers
+from bench import api, clock, costs, living, network, ours, payload, peers
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
         costs.print_memory(shell, "sh")
         living.main(shell, rounds)
         costs.print_filters(rounds)
+        network.main()
 
         debian = os.environ.get("SBX_TEST_DEBIAN_OWN", "")
         if os.path.exists(f"{debian}/usr/bin/gcc"):

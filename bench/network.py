@@ -6,6 +6,7 @@ ratios within one run, and the CPU seconds that a back end needs for a gigabyte.
 """
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -299,14 +300,14 @@ COLUMNS = {
 
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of every back end that runs here."""
+    """Medians of every back end that runs here; what one fails at is missing in its row."""
     programs: dict[str, type[Backend]] = {"iperf3": Backend}
     programs |= {"unshare": Ours, "slirp4netns": Slirp, "pasta": Pasta}
     if not shutil.which("iperf3"):
         print("\nNetworking: iperf3 is missing")
         return {}
-    backends = [made() for program, made in programs.items() if shutil.which(program)]
-    rows: dict[str, dict[str, list[float]]] = {backend.name: {} for backend in backends}
+    kinds = [kind for program, kind in programs.items() if shutil.which(program)]
+    rows: dict[str, dict[str, list[float]]] = {kind.name: {} for kind in kinds}
     with subprocess.Popen(
         [sys.executable, "-I", "-c", SERVER], stdout=subprocess.PIPE, text=True
     ) as server:
@@ -314,24 +315,41 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
         port = int(server.stdout.readline())
         try:
             for _ in range(rounds):
-                for backend in backends:
-                    found: dict[str, float] = {}
-                    found["up"], found["up_cpu"] = stream(backend, [])
-                    found["down"], found["down_cpu"] = stream(backend, ["-R"])
-                    found |= short(backend, port)
-                    found["udp_up"] = datagrams(backend, [])
-                    found["udp_down"] = datagrams(backend, ["-R"])
-                    found["rss"] = backend.rss_mib()
-                    for key, value in found.items():
-                        rows[backend.name].setdefault(key, []).append(value)
+                for part in (streams, lambda backend: short(backend, port), udp):
+                    for kind in kinds:
+                        for key, value in once(kind, part).items():
+                            rows[kind.name].setdefault(key, []).append(value)
         finally:
             server.kill()
-            for backend in backends:
-                backend.close()
     return {
-        name: {key: statistics.median(values) for key, values in row.items()}
+        name: {key: statistics.median(row[key]) if key in row else math.nan for key in COLUMNS}
         for name, row in rows.items()
     }
+
+
+def once(kind: type[Backend], part: Callable[[Backend], dict[str, float]]) -> dict[str, float]:
+    """One part of a round; slirp4netns is known to end in the midst of one."""
+    backend = kind()
+    try:
+        found = part(backend)
+        return {**found, "rss": backend.rss_mib()}
+    except (OSError, RuntimeError, subprocess.SubprocessError, ValueError) as error:
+        print(f"{kind.name} failed: {type(error).__name__}", file=sys.stderr)
+        return {}
+    finally:
+        backend.close()
+
+
+def streams(backend: Backend) -> dict[str, float]:
+    """One TCP stream each way."""
+    up, up_cpu = stream(backend, [])
+    down, down_cpu = stream(backend, ["-R"])
+    return {"up": up, "up_cpu": up_cpu, "down": down, "down_cpu": down_cpu}
+
+
+def udp(backend: Backend) -> dict[str, float]:
+    """Datagrams each way."""
+    return {"udp_up": datagrams(backend, []), "udp_down": datagrams(backend, ["-R"])}
 
 
 def main(rounds: int = 3) -> None:

@@ -89,7 +89,7 @@ packages_run() {
 
 packages_test() {
     packages_run
-    apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux iproute2 nftables bubblewrap bash zsh fish ||
+    apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux iproute2 nftables iputils-ping bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
     apt_install user-mode-linux kmod e2fsprogs || say "user-mode-linux is missing: nothing runs on a second kernel"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
@@ -97,7 +97,7 @@ packages_test() {
 }
 
 packages_peers() {
-    for peer in bubblewrap crun podman firejail; do
+    for peer in bubblewrap crun podman firejail iperf3 slirp4netns passt; do
         apt_install $peer || say "$peer cannot be installed: the comparison leaves it out"
     done
 }

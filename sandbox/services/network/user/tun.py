@@ -35,6 +35,8 @@ class Tun:
         self._packet = memoryview(self._buffer)[packets.VNET_SIZE :]
         self.take: dict[int, Take] = {}
         self.other: Take = lambda _packet, _parsed: None
+        # Given a datagram as it stands, whether it was one of a flow that is known.
+        self.known: Callable[[memoryview], bool] = lambda _packet: False
         os.set_blocking(fd, False)
 
     def start(self) -> None:
@@ -52,6 +54,7 @@ class Tun:
 
     def _ready(self, _mask: int) -> None:
         fd, into, whole, take = self._fd, [self._buffer], self._packet, self.take
+        known = self.known
         for _ in range(PACKETS_A_ROUND):
             try:
                 size = os.readv(fd, into) - packets.VNET_SIZE
@@ -63,6 +66,8 @@ class Tun:
                     self._loop.forget(fd)
                 return
             packet = whole[: max(size, 0)]
+            if known(packet):
+                continue
             parsed = packets.parse(packet)
             if parsed is not None:
                 take.get(parsed[0], self.other)(packet, parsed)
