@@ -92,7 +92,9 @@ static void become_outer_root(struct context *ctx, const struct plan *plan)
 	find_operation(plan, OP_ID_MAP, &op);
 	ctx->failure.op = op.index;
 	uint32_t way = take_u32(&op.body), deny_setgroups = take_u32(&op.body);
-	if (way == MAP_SELF) {
+	if (way == MAP_STANDS) {
+		/* They stand already. */
+	} else if (way == MAP_SELF) {
 		take_extents(&op.body, ctx->inner_uids);
 		take_extents(&op.body, ctx->inner_gids);
 		int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -106,7 +108,9 @@ static void become_outer_root(struct context *ctx, const struct plan *plan)
 		give_up_now(ctx, STAGE_MAP, "setgroups");
 	if (syscall(SYS_setresgid, 0, 0, 0) < 0 || syscall(SYS_setresuid, 0, 0, 0) < 0)
 		give_up_now(ctx, STAGE_MAP, "cannot become root of the user namespace");
-	die_with_parent();
+	/* A signal would come before the descendants are dead: there the lifeline alone tells. */
+	if (!ctx->tenant)
+		die_with_parent();
 }
 
 void run_setup(struct context *ctx, const struct plan *plan)
@@ -198,7 +202,7 @@ _Noreturn void become_payload(struct context *ctx, const struct plan *plan)
 	for (size_t at = 0; plan_next(plan, &at, &op);) {
 		if (plan_phase(op.opcode) != PHASE_PAYLOAD)
 			continue;
-		if (op.opcode == OP_CLOSE_DESCRIPTORS && (ctx->joined || !(exec_flags(plan) & EXEC_INIT)))
+		if (op.opcode == OP_CLOSE_DESCRIPTORS && (ctx->joined || ctx->tenant || !(exec_flags(plan) & EXEC_INIT)))
 			die_with_parent();
 		if (payload_operation(ctx, &op, plan) == 0)
 			continue;
@@ -259,6 +263,19 @@ static void answer_with_map(struct context *ctx, int peer, int pidfd)
 		give_up_now(ctx, STAGE_MAP, "inner user namespace");
 }
 
+/* The limit counts at every level above, so the outer namespace's bounds this one as well. But others
+ * that share the outer one have to pass that for a moment; this one holds meanwhile. Only
+ * CAP_SYS_RESOURCE could lift it again. */
+static void close_inner(struct context *ctx)
+{
+	if (!ctx->inner_closed || write_proc(ctx, "sys/user/max_user_namespaces", "0") == 0)
+		return;
+	fail(&ctx->failure, "sys/user/max_user_namespaces");
+	if (ctx->inner_closed == 1)
+		give_up(STAGE_MAP, &ctx->failure, CODE_SETUP_FAILED);
+	send_failure(EVENT_WARNING, STAGE_SETUP, &ctx->failure);
+}
+
 static void make_pair(struct context *ctx, int pair[2])
 {
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -272,6 +289,7 @@ static _Noreturn void enter_payload(struct context *ctx, const struct plan *plan
 		write_own_map(ctx, ctx->procfs, ctx->inner_uids, ctx->inner_gids);
 	else if (ctx->inner_user)
 		ask_for_map(ctx, peer);
+	close_inner(ctx);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	become_payload(ctx, plan);
 }
@@ -282,7 +300,8 @@ static pid_t start_payload(struct context *ctx, const struct plan *plan)
 	make_pair(ctx, pair);
 	if (maps_itself(ctx) || !ctx->inner_user)
 		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	pid_t pid = sys_clone(ctx->inner_user ? ABI_CLONE_NEWUSER : 0, &pidfd);
+	pid_t pid = ctx->shared	   ? share_clone(ctx, &pidfd) :
+		    sys_clone(ctx->inner_user ? ABI_CLONE_NEWUSER : 0, &pidfd);
 	if (pid < 0)
 		give_up_now(ctx, STAGE_CLONE, "cannot start the payload's process");
 	if (pid == 0) {
@@ -320,6 +339,7 @@ static _Noreturn void run_as_first_process(struct context *ctx, const struct pla
 	ask_for_map(ctx, pair[0]);
 	while (waitpid(mapper, NULL, 0) < 0 && errno == EINTR)
 		;
+	close_inner(ctx);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	become_payload(ctx, plan);
 }
@@ -350,7 +370,7 @@ static int code_of(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static void reap(pid_t payload, const struct spaces *spaces)
+static void reap(pid_t payload, void (*ended)(int code), const struct spaces *spaces)
 {
 	struct rusage usage;
 	int status;
@@ -363,7 +383,7 @@ static void reap(pid_t payload, const struct spaces *spaces)
 		spaces_tell(spaces);
 		/* The status leaves before the tear-down: our exit kills the whole pid namespace. */
 		send_status(EVENT_EXITED, pid, status, &usage);
-		_exit(code_of(status));
+		ended(code_of(status));
 	}
 }
 
@@ -381,12 +401,12 @@ static void pass_on(pid_t payload, int signal)
 		kill(payload, signal);
 }
 
-static void obey(pid_t payload, void (*end)(void))
+static void obey(pid_t payload, void (*broken)(int code))
 {
 	unsigned char signal;
 	ssize_t n = read(FD_LIFELINE, &signal, 1);
 	if (n == 0)
-		end();
+		broken(128 + SIGKILL);
 	else if (n == 1 && signal > 0 && signal <= 64)
 		pass_on(payload, signal);
 	else if (n == 1 && (signal == ORDER_FREEZE || signal == ORDER_THAW))
@@ -402,7 +422,8 @@ static void notice_exec(struct pollfd *watch, pid_t payload)
 	watch->fd = -1;
 }
 
-_Noreturn void watch_over(pid_t payload, void (*end)(void), const struct spaces *spaces)
+_Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)(int code),
+			  const struct spaces *spaces)
 {
 	sigset_t child;
 	sigemptyset(&child);
@@ -415,26 +436,26 @@ _Noreturn void watch_over(pid_t payload, void (*end)(void), const struct spaces 
 				   { signals, POLLIN, 0 } };
 	struct signalfd_siginfo info;
 
-	reap(payload, spaces);
+	reap(payload, ended, spaces);
 	for (;;) {
 		if (poll(watch, 3, -1) < 0 && errno != EINTR)
 			_exit(CODE_SETUP_FAILED);
 		if (watch[0].revents)
 			notice_exec(&watch[0], payload);
 		if (watch[1].revents)
-			obey(payload, end);
+			obey(payload, broken);
 		if (watch[2].revents && read(signals, &info, sizeof(info)) > 0)
-			reap(payload, spaces);
+			reap(payload, ended, spaces);
 	}
 }
 
 /* pid_namespaces(7): with process 1 ends everything. */
-static void end_all(void)
+static void end_all(int code)
 {
-	_exit(128 + SIGKILL);
+	_exit(code);
 }
 
-_Noreturn void init_main(const struct plan *plan)
+_Noreturn void init_main(const struct plan *plan, const int shared[NAMESPACE_COUNT])
 {
 	struct context *ctx = calloc(1, sizeof(*ctx));
 	struct spaces spaces = { 0 };
@@ -445,7 +466,10 @@ _Noreturn void init_main(const struct plan *plan)
 	ctx->network.made = -1;
 
 	prctl(PR_SET_NAME, "init", 0, 0, 0);
-	die_with_parent();
+	if (share_enter(ctx, plan, shared) < 0)
+		give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
+	if (!ctx->tenant)
+		die_with_parent();
 	start_network(ctx, plan);
 	become_outer_root(ctx, plan);
 	run_setup(ctx, plan);
@@ -457,10 +481,11 @@ _Noreturn void init_main(const struct plan *plan)
 	pid_t payload = start_payload(ctx, plan);
 	if (exec_flags(plan) & EXEC_IDLE)
 		payload = IDLE;
+	void (*end)(int) = ctx->tenant ? end_descendants : end_all;
 	free(ctx);
 	keep_only_kill();
 	close_all_but_ours();
 	spaces_find(&spaces, plan);
 	munmap((void *)(uintptr_t)plan->data, plan->length);
-	watch_over(payload, end_all, &spaces);
+	watch_over(payload, end, end, &spaces);
 }

@@ -46,7 +46,7 @@ static int is_ours(int fd, enum namespace_place place)
 	       theirs.st_ino == ours.st_ino && theirs.st_dev == ours.st_dev;
 }
 
-static int enter(int fd, enum namespace_place place, struct failure *f)
+int enter_namespace(int fd, enum namespace_place place, struct failure *f)
 {
 	if (fd < 0 || setns(fd, kinds[place].type) == 0)
 		return 0;
@@ -79,7 +79,7 @@ static int write_inherited(const struct plan *plan, struct failure *f)
 	return result;
 }
 
-int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struct failure *f)
+int take_descriptors(int namespaces[NAMESPACE_COUNT], struct failure *f)
 {
 	char places[NAMESPACE_COUNT];
 	struct iovec payload = { places, sizeof(places) };
@@ -105,6 +105,13 @@ int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struc
 			return fail_with(f, EPROTO, "the namespaces to join");
 		namespaces[(int)places[i]] = fd;
 	}
+	return 0;
+}
+
+int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struct failure *f)
+{
+	if (take_descriptors(namespaces, f) < 0)
+		return -1;
 	for (int i = 0; i < NAMESPACE_COUNT; i++)
 		if (i != NAMESPACE_ROOT && is_ours(namespaces[i], (enum namespace_place)i)) {
 			close(namespaces[i]);
@@ -114,14 +121,14 @@ int join_prepare(const struct plan *plan, int namespaces[NAMESPACE_COUNT], struc
 		return -1;
 	/* pid_namespaces(7): only children enter it. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	return enter(namespaces[NAMESPACE_USER], NAMESPACE_USER, f) < 0 ? -1 :
-	       enter(namespaces[NAMESPACE_PID], NAMESPACE_PID, f);
+	return enter_namespace(namespaces[NAMESPACE_USER], NAMESPACE_USER, f) < 0 ? -1 :
+	       enter_namespace(namespaces[NAMESPACE_PID], NAMESPACE_PID, f);
 }
 
 /* The lifeline alone tells of the launcher's end: a signal at its death would kill us before the rest.
  * The joined processes are killed, not asked: their parents' children appear as ours when those
  * die (PR_SET_CHILD_SUBREAPER), until none is left. */
-static void end_descendants(void)
+_Noreturn void end_descendants(int code)
 {
 	char path[64], list[4096];
 	struct statfs fs;
@@ -139,7 +146,7 @@ static void end_descendants(void)
 		if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
 			break;
 	}
-	_exit(128 + SIGKILL);
+	_exit(code);
 }
 
 /* Whether `pid` was alive; it is killed. Its number could be another process's by now: only what is
@@ -221,12 +228,18 @@ static pid_t start_joined(struct context *ctx, const struct plan *plan, int inne
 	if (pid < 0)
 		give_up_now(ctx, STAGE_CLONE, "cannot start the command's process");
 	if (pid == 0) {
-		if (enter(inner, NAMESPACE_INNER, &ctx->failure) < 0)
+		if (enter_namespace(inner, NAMESPACE_INNER, &ctx->failure) < 0)
 			give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
 		become_payload(ctx, plan);
 	}
 	close(pidfd);
 	return pid;
+}
+
+/* What the command has left running belongs to the sandbox. */
+static void leave(int code)
+{
+	_exit(code);
 }
 
 _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT])
@@ -241,7 +254,7 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 	prctl(PR_SET_NAME, "init", 0, 0, 0);
 	for (int i = NAMESPACE_MOUNT; i < NAMESPACE_INNER; i++)
 		if (i != NAMESPACE_PID && i != NAMESPACE_ROOT &&
-		    enter(namespaces[i], (enum namespace_place)i, &ctx->failure) < 0)
+		    enter_namespace(namespaces[i], (enum namespace_place)i, &ctx->failure) < 0)
 			give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
 	become_root(ctx, (int)take_u32(&op.body));
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -252,5 +265,5 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 	pid_t payload = start_joined(ctx, plan, namespaces[NAMESPACE_INNER]);
 	keep_only_kill();
 	close_all_but_ours();
-	watch_over(payload, end_descendants, NULL);
+	watch_over(payload, leave, end_descendants, NULL);
 }

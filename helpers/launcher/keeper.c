@@ -194,10 +194,14 @@ static int send_signal(struct keeper *k, int signal)
 	return k->pidfd < 0 ? (errno = ESRCH, -1) : kill(k->pid, signal);
 }
 
+/* With a process 1 of its own everything dies with that one. */
 static void kill_all(struct keeper *k)
 {
 	cgroup_kill();
-	send_signal(k, SIGKILL);
+	if (k->tenant && k->pidfd >= 0)
+		join_end(k->pid);
+	else
+		send_signal(k, SIGKILL);
 }
 
 static int pass_order(struct keeper *k, unsigned char order)
@@ -206,6 +210,9 @@ static int pass_order(struct keeper *k, unsigned char order)
 		return errno = ESRCH, -1;
 	if ((order == ORDER_FREEZE || order == ORDER_THAW) && has_cgroup())
 		return cgroup_write("cgroup.freeze", order == ORDER_FREEZE ? "1" : "0");
+	/* Without a group of its own, only process 1 knows what belongs to the sandbox. */
+	if (order > 64 && k->tenant)
+		return errno = EOPNOTSUPP, -1;
 	if (order && !k->has_init)
 		return order <= 64 ? send_signal(k, order) : (errno = EOPNOTSUPP, -1);
 	return write(FD_LIFELINE_END, &order, 1) == 1 ? 0 : -1;
@@ -437,7 +444,7 @@ static void serve(struct keeper *k, const struct pollfd *watch)
 	}
 }
 
-void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init)
+void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init, int tenant)
 {
 	struct pollfd watch[WATCH_CLIENTS + KEEP_CLIENTS];
 	int owner = fcntl(FD_OWNER, F_GETFD) < 0 ? -1 : FD_OWNER, exec = has_init ? -1 : FD_EXEC_WATCH;
@@ -446,6 +453,7 @@ void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init)
 	k->pid = pid;
 	k->pidfd = pidfd;
 	k->has_init = has_init;
+	k->tenant = tenant;
 	k->exited = -1;
 	k->terminating = k->ready = 0;
 	k->began_ms = now_ms(CLOCK_MONOTONIC);
@@ -482,6 +490,10 @@ void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init)
 
 void keeper_finish(struct keeper *k)
 {
+	if (k->tenant) {
+		forward_records(k);
+		share_end(k->namespaces[NAMESPACE_INNER]);
+	}
 	drop(&k->pidfd);
 	drop(&k->master);
 	drop(&k->slave);

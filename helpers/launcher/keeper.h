@@ -32,6 +32,7 @@ struct keeper {
 	int exited;   /* raw wait status of the payload, -1 as long as nobody saw it */
 	pid_t pid;
 	int pidfd, has_init;
+	int tenant; /* in the pid namespace of another sandbox */
 	int64_t deadline_ms; /* monotonic, 0 = none */
 	int terminating;
 	uint64_t began_ms, pause_ms;
@@ -56,7 +57,7 @@ void keeper_take_stdio(struct keeper *k, int child[3]);
 void keeper_leave_to_child(struct keeper *k, const int child[3]);
 
 /* Stay until the sandbox is dead; then its records and output are delivered. */
-void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init);
+void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init, int tenant);
 void keeper_finish(struct keeper *k);
 
 /* Whether to start it again, after the pause that this call makes. */

@@ -97,6 +97,9 @@ struct abi_cap_data {
 #define ABI_CLONE_NEWTIME 0x00000080
 #define ABI_CLONE_PIDFD 0x00001000
 
+/* ioctl_ns(2) */
+#define ABI_NS_GET_PARENT 0xB702
+
 /* ioctl_ns(2), of a socket */
 #define ABI_SIOCGSKNS 0x894C
 

@@ -12,7 +12,7 @@
 #define EXEC_IDLE 0x2U /* there is no payload: init waits for those who join */
 
 /* Who writes the outer maps (ID_MAP). */
-enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF };
+enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF, MAP_STANDS };
 
 /* Beside the descriptors of report.h; all close-on-exec. */
 #define FD_EXEC_PIPE 103     /* its end of file tells that the payload's exec succeeded */
@@ -70,6 +70,9 @@ struct context {
 	int ruleset;  /* Landlock ruleset under construction, or -1 */
 	int *sources; /* by operation: the detached tree of its source, or -1 */
 	int joined;   /* the namespaces are those of a sandbox that lives already */
+	int shared;   /* ... or some of them are, and the rest is our own */
+	int tenant;   /* another's process 1 is ours too: not all that it has is ours to end */
+	const char *room; /* the limit of user namespaces that ours has to pass, or "" */
 	struct own_mount own[MAX_OWN_MOUNTS];
 	struct network network;
 	size_t own_count;
@@ -77,6 +80,7 @@ struct context {
 	size_t held_count;
 	int inner_user;
 	int inner_deny_setgroups;
+	int inner_closed; /* no user namespaces below it: 1 must, 2 may fail */
 	struct idmap_extent inner_uids[340];
 	struct idmap_extent inner_gids[340];
 	uint32_t inner_uid_count;
@@ -98,11 +102,14 @@ int join_network(struct context *ctx);
 int setup_operation(struct context *ctx, struct operation *op);
 int payload_operation(struct context *ctx, struct operation *op, const struct plan *plan);
 
+/* Write to a file of our own procfs: 0, or -1 with errno (setup.c). */
+int write_proc(struct context *ctx, const char *path, const char *value);
+
 /* Wait for the zero byte on the lifeline with which the launcher lets init go on. */
 void wait_for_word(void);
 
 /* PID 1 of the sandbox: never returns; the exit status is the launcher's. */
-_Noreturn void init_main(const struct plan *plan);
+_Noreturn void init_main(const struct plan *plan, const int shared[NAMESPACE_COUNT]);
 
 /* Join a living sandbox (join.c): the launcher takes the descriptors that were sent to it and enters
  * the user namespace; the process that it clones then enters the rest. 0 or fail(). */
@@ -111,6 +118,24 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 /* Kill all that descends from the process that has joined, and it; where that cannot be seen, it
  * does so itself once its lifeline ends. */
 void join_end(pid_t joined);
+
+/* Share namespaces with a living sandbox (share.c): the launcher takes their descriptors, enters that
+ * sandbox's user namespace, and makes its children join its pid namespace, if that is shared; the
+ * child enters the rest. `shared` is empty (-1) in other plans. 0 or fail(). */
+int share_prepare(const struct plan *plan, int shared[NAMESPACE_COUNT], struct failure *f);
+int share_enter(struct context *ctx, const struct plan *plan, const int shared[NAMESPACE_COUNT]);
+/* Whether that sandbox's process 1 is the first of this one's processes too. */
+int shares_pids(const struct plan *plan);
+/* Make the payload's process in a user namespace that has to be its neighbour's neighbour: a pid, or
+ * -1 with errno. */
+pid_t share_clone(struct context *ctx, int *pidfd);
+/* Kill all that lives in the payload's user namespace and below it. */
+void share_end(int inner);
+/* Take the descriptors that were sent over the channel, by place; enter one of them. 0 or fail(). */
+int take_descriptors(int namespaces[NAMESPACE_COUNT], struct failure *f);
+int enter_namespace(int fd, enum namespace_place place, struct failure *f);
+/* Kill all descendants and end. */
+_Noreturn void end_descendants(int code);
 
 /* The control group (cgroup.c): its directory taken from the channel, with its name, where the plan has
  * one, and its limits set; a process cloned in it; what that process does before all else; a file of
@@ -132,7 +157,9 @@ void die_with_parent(void);
 void run_setup(struct context *ctx, const struct plan *plan);
 void keep_only_kill(void);
 void close_all_but_ours(void);
-_Noreturn void watch_over(pid_t payload, void (*end)(void), const struct spaces *spaces);
+/* `ended` comes after the payload's end, `broken` when the launcher has gone; neither returns. */
+_Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)(int code),
+			  const struct spaces *spaces);
 
 /* The writable file systems in memory that the plan makes (space.c): found while there is a plan, and
  * those that have no room left told of. */

@@ -132,7 +132,8 @@ static void make_pipes(struct failure *f)
 	move_to(f, lifeline[1], FD_LIFELINE_END);
 }
 
-static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct failure *f, int *pidfd)
+static pid_t start_init(const struct plan *plan, struct keeper *keeper, const int *shared,
+			struct failure *f, int *pidfd)
 {
 	struct operation op = { 0 }, join = { 0 };
 	int namespaces[NAMESPACE_COUNT], stdio[3];
@@ -161,7 +162,7 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, struct f
 			give_up(STAGE_CLONE, f, CODE_SETUP_FAILED);
 		if (join.opcode)
 			join_main(plan, namespaces);
-		init_main(plan);
+		init_main(plan, shared);
 	}
 	for (int i = 0; join.opcode && i < NAMESPACE_COUNT; i++)
 		close(namespaces[i]);
@@ -184,7 +185,7 @@ static void install_maps(const struct plan *plan, struct failure *f, pid_t pid, 
 		return;
 	f->op = op.index;
 	uint32_t way = take_u32(&op.body), deny = take_u32(&op.body);
-	if (way == MAP_SELF)
+	if (way == MAP_SELF || way == MAP_STANDS)
 		return;
 	struct idmap uid_map = { uids, take_extents(&op.body, uids) };
 	struct idmap gid_map = { gids, take_extents(&op.body, gids) };
@@ -298,7 +299,8 @@ static pid_t start_guard(int pidfd, int *end)
 }
 
 /* One life of the sandbox: from the clone to the wait status of its first process. */
-static int live(const struct plan *plan, struct keeper *keeper, struct failure *failure)
+static int live(const struct plan *plan, struct keeper *keeper, const int *shared,
+		struct failure *failure)
 {
 	struct rusage usage;
 	int pidfd = -1, status = 0, guard_end = -1;
@@ -306,7 +308,7 @@ static int live(const struct plan *plan, struct keeper *keeper, struct failure *
 	int has_init = (take_u32(&exec) & EXEC_INIT) != 0;
 
 	make_pipes(failure);
-	pid_t pid = start_init(plan, keeper, failure, &pidfd);
+	pid_t pid = start_init(plan, keeper, shared, failure, &pidfd);
 	install_maps(plan, failure, pid, pidfd);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	send_started(pid);
@@ -322,9 +324,9 @@ static int live(const struct plan *plan, struct keeper *keeper, struct failure *
 		kill(pid, SIGKILL);
 	}
 	if (keeper)
-		keeper_watch(keeper, pid, pidfd, has_init);
+		keeper_watch(keeper, pid, pidfd, has_init, shares_pids(plan));
 	else
-		watch_until_end(pid, pidfd, has_init, plan_has(plan, OP_JOIN));
+		watch_until_end(pid, pidfd, has_init, plan_has(plan, OP_JOIN) || shares_pids(plan));
 	while (wait4(pid, &status, 0, &usage) < 0)
 		if (errno != EINTR)
 			return CODE_SETUP_FAILED << 8;
@@ -356,7 +358,7 @@ int main(void)
 	struct plan plan;
 	struct failure failure = { .op = -1 };
 	char cgroup_name[NAME_MAX + 1] = "";
-	int status;
+	int status, shared[NAMESPACE_COUNT];
 	sigset_t all;
 
 	sigfillset(&all);
@@ -368,13 +370,15 @@ int main(void)
 	umask(022);
 	if (cgroup_take(&plan, cgroup_name, &failure) < 0)
 		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
+	if (share_prepare(&plan, shared, &failure) < 0)
+		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
 	int wanted = keeper_open(&kept, &plan, &failure);
 	if (wanted < 0)
 		give_up(STAGE_CLONE, &failure, CODE_SETUP_FAILED);
 	if (wanted)
 		kept_by = keeper = &kept;
 	do {
-		status = live(&plan, keeper, &failure);
+		status = live(&plan, keeper, shared, &failure);
 		if (keeper)
 			keeper_finish(keeper);
 	} while (keeper && keeper_again(keeper));

@@ -29,6 +29,7 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(JOIN, 4, PHASE_LAUNCHER, "u")                  \
 	OPERATION(CGROUP, 5, PHASE_LAUNCHER, "")                 \
 	OPERATION(CGROUP_LIMIT, 6, PHASE_LAUNCHER, "ssu")        \
+	OPERATION(SHARE, 7, PHASE_LAUNCHER, "sGs")               \
 	OPERATION(PRIVATE, 10, PHASE_SETUP, "")                  \
 	OPERATION(PROCFS, 11, PHASE_SETUP, "u")                  \
 	OPERATION(STAGE, 12, PHASE_SETUP, "qq")                  \
@@ -50,7 +51,7 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(LOOPBACK, 28, PHASE_SETUP, "")                 \
 	OPERATION(TIME_NAMESPACE, 29, PHASE_SETUP, "")           \
 	OPERATION(PROCESS_LIMIT, 30, PHASE_SETUP, "q")           \
-	OPERATION(INNER_USER, 31, PHASE_SETUP, "uLL")            \
+	OPERATION(INNER_USER, 31, PHASE_SETUP, "uuLL")           \
 	OPERATION(HOLD, 32, PHASE_SETUP, "")                     \
 	OPERATION(TUN, 33, PHASE_SETUP, "suuu")                  \
 	OPERATION(NETLINK, 34, PHASE_SETUP, "suub")              \

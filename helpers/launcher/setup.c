@@ -35,7 +35,7 @@ static int op_terminal(struct context *ctx, struct cursor *c)
 	return send_terminal(master) < 0 ? fail(&ctx->failure, "channel") : 0;
 }
 
-static int write_proc(struct context *ctx, const char *path, const char *value)
+int write_proc(struct context *ctx, const char *path, const char *value)
 {
 	SCOPED_FD file = sys_openat2(ctx->procfs, path, O_WRONLY, ABI_RESOLVE_NO_MAGICLINKS);
 	if (file < 0)
@@ -113,6 +113,7 @@ static int op_inner_user(struct context *ctx, struct cursor *c)
 {
 	ctx->inner_user = 1;
 	ctx->inner_deny_setgroups = (int)take_u32(c);
+	ctx->inner_closed = (int)take_u32(c);
 	ctx->inner_uid_count = take_extents(c, ctx->inner_uids);
 	ctx->inner_gid_count = take_extents(c, ctx->inner_gids);
 	return 0;

@@ -99,7 +99,7 @@ class Policy(Record):
         return self._with("with_output_limit", "process", {"output_limit": size})
 
     def with_network(self, mode: str) -> Self:
-        """The network mode: "none" or "host"."""
+        """The network mode: "none", "host" or "container:NAME"."""
         return self._with("with_network", "network", {"mode": mode})
 
     def with_user(self, user: int | str, group: int | str | None = None) -> Self:

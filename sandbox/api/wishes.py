@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         user: int | str | None
         mounts: Iterable[model.Mount]
         network: str | None
+        ipc: str | None
+        uts: str | None
+        pid: str | None
         allow: Iterable[str]
         memory: int | str | None
         cpus: float | None
@@ -46,6 +49,9 @@ def overrides(
     user: int | str | None = None,
     mounts: Iterable[model.Mount] = (),
     network: str | None = None,
+    ipc: str | None = None,
+    uts: str | None = None,
+    pid: str | None = None,
     allow: Iterable[str] = (),
     memory: int | str | None = None,
     cpus: float | None = None,
@@ -54,7 +60,8 @@ def overrides(
     """The keywords as the content of a policy: only what was given.
 
     `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds all the
-    processes and threads of the sandbox together; `memory` and `cpus` need a control group,
+    processes and threads of the sandbox together; `network`, `ipc`, `uts` and `pid` may be
+    "container:NAME" for those of a running sandbox; `memory` and `cpus` need a control group,
     see [resources] of a policy. Raises HostError for what nothing can hold yet: `allow` needs a
     network of the sandbox's own.
     """
@@ -72,6 +79,9 @@ def overrides(
         ("identity", "user"): user,
         ("filesystem", "mounts"): [absolute_mount(mount) for mount in mounts] or None,
         ("network", "mode"): network,
+        ("namespaces", "ipc"): ipc,
+        ("namespaces", "uts"): uts,
+        ("namespaces", "pid"): pid,
         ("rlimits", "nproc"): pids,
         ("resources", "memory"): memory,
         ("resources", "cpus"): cpus,

@@ -36,7 +36,7 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("--entrypoint", 1, "write the program after ROOTFS: sbx run ROOTFS PROGRAM [ARG]..."),
     ("--device", 1, "use -v DEVICE:DEVICE, for /dev/fuse, /dev/kvm and /dev/net/tun"),
     ("--userns", 1, 'the policy decides: identity.map = "range", "single" or "keep-id"'),
-    ("--pid --ipc --uts --cgroupns", 1, f"{_OWN_NAMESPACES}, and the host's cannot be joined"),
+    ("--cgroupns", 1, f"{_OWN_NAMESPACES}, and the host's cannot be joined"),
     ("--dns --add-host", 1, "mount a file instead: -v ./FILE:/etc/resolv.conf:ro or /etc/hosts"),
     ("--sysctl", 1, 'put it into a policy file: sysctls."NAME" = "VALUE"'),
     ("--stop-timeout", 1, "put it into a policy file: process.grace"),

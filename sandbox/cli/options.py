@@ -187,10 +187,25 @@ RUN_OPTIONS: tuple[Option, ...] = (
     _value(
         SECURITY,
         "--network --net",
-        "|".join((*NETWORK_MODES, "NAME")),
-        "What the sandbox sees of the network; NAME is one of `sbx network ls`.",
+        "|".join((*NETWORK_MODES, "NAME", "container:NAME")),
+        "What the sandbox sees of the network; NAME is one of `sbx network ls`, "
+        "container: that of a running sandbox.",
         read=values.network,
         choices=NETWORK_MODES,
+    ),
+    *(
+        _value(
+            SECURITY,
+            f"--{kind}",
+            "private|container:NAME",
+            f"{what} of its own, or those of a running sandbox.",
+            read=values.setting(f"namespaces.{kind}", values.not_empty),
+        )
+        for kind, what in (
+            ("ipc", "System V memory and queues"),
+            ("uts", "A host name"),
+            ("pid", "Processes"),
+        )
     ),
     _repeat(
         SECURITY,

@@ -76,10 +76,11 @@ def choice(key: str, members: tuple[str, ...]) -> Reader:
 
 
 def network(text: str) -> Settings:
-    """Read a mode, or the name of a network of the host's."""
-    from sandbox.policy.model import NETWORK_MODES  # not for commands that have no such option
+    """Read a mode, container:NAME, or the name of a network of the host's."""
+    # Not for commands that have no such option.
+    from sandbox.policy.model import CONTAINER, NETWORK_MODES
 
-    if not_empty(text) in NETWORK_MODES:
+    if not_empty(text) in NETWORK_MODES or text.startswith(CONTAINER):
         return [("network.mode", text)]
     return [("network.mode", "bridge"), ("network.name", text)]
 

@@ -140,8 +140,8 @@ def launch(
     cgroup: Callable[[int], tuple[str, int]] | None = None,
 ) -> Launched:
     """Start the launcher with `plan`; `pass_fds` keep their numbers inside. `namespaces`: those
-    of the sandbox that the plan joins, by place. `cgroup` gets the launcher's pid and returns
-    the name and directory of the control group, for which the launcher waits.
+    of the sandbox that the plan joins or shares with, by place. `cgroup` gets the launcher's pid
+    and returns the name and directory of the control group, for which the launcher waits.
 
     Safe in threads: every descriptor is close-on-exec, no global state is touched. Raises
     SetupError, HostError when RLIMIT_NOFILE is too low, UsageError for a bad `pass_fds`.

@@ -10,6 +10,14 @@ from sandbox.plan.network import hold_steps, network_mode, network_steps
 from sandbox.plan.request import DISK_OVERLAY, Degradation, Plan, Step, give_up
 from sandbox.plan.resources import cgroup_steps
 from sandbox.plan.security import bound, security_steps
+from sandbox.plan.share import (
+    CLONE_FLAGS,
+    NESTING,
+    check_shared,
+    shared_facts,
+    shared_map,
+    shared_steps,
+)
 from sandbox.policy.model import LAYERS
 
 TYPE_CHECKING = False
@@ -81,10 +89,16 @@ def _namespaces(policy: Policy) -> ops.Namespaces:
     flags = CLONE_USER | CLONE_MOUNT | CLONE_PID | CLONE_UTS | CLONE_IPC | CLONE_CGROUP
     if network_mode(policy).namespace:
         flags |= CLONE_NET
+    if policy.shared:
+        flags &= ~CLONE_USER
+    for kind in policy.shared:
+        flags &= ~CLONE_FLAGS[kind]
     return ops.Namespaces(flags)
 
 
-def _id_map(ids: Ids, facts: HostFacts) -> ops.IdMap:
+def _id_map(ids: Ids, facts: HostFacts, request: Request) -> ops.IdMap:
+    if request.shared:
+        return shared_map(ids, request.shared)
     helpers = ids.helpers
     way = ops.MAP_HELPERS if helpers else ops.MAP_DIRECT
     return ops.IdMap(
@@ -109,13 +123,19 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
         write = ops.ProcWrite(f"sys/{PING_GROUPS.replace('.', '/')}", "0 65535", 1)
         steps.append(Step(write, policy.origin("network.mode")))
     for name, value in policy.sysctls:
-        if name.startswith("net.") and not network_mode(policy).namespace:
+        network = network_mode(policy)
+        if name.startswith("net."):
+            if network.shared or not network.namespace:
+                continue
+        elif "ipc" in policy.shared:
             continue
         path = f"sys/{name.replace('.', '/')}"
         steps.append(Step(ops.ProcWrite(path, value, optional), policy.origin(f"sysctls.{name}")))
+    if policy.shared:
+        return steps  # the rest is counted for the user namespace that was there before
     if not policy.namespaces.nested:
         # ucount of the outer namespace: the payload's own user namespace is the one.
-        write = ops.ProcWrite("sys/user/max_user_namespaces", "1", optional)
+        write = ops.ProcWrite(NESTING, "1", optional)
         steps.append(Step(write, policy.origin("namespaces.nested")))
     bounds = [(f"inotify_{name}", value, optional) for name, value in INOTIFY]
     if policy.seccomp.base != "allow" and "D2" not in policy.seccomp.groups:
@@ -187,8 +207,9 @@ def _exec(policy: Policy, request: Request) -> Step:
 def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
     """The protections that are in force, for the report."""
     kinds = {type(step.op).__name__ for step in steps}
-    names = ["user", "mount", "pid", "uts", "ipc", "cgroup"]
-    names += ["net"] if network_mode(policy).namespace else []
+    names = [n for n in ("user", "mount", "pid", "uts", "ipc", "cgroup") if n not in policy.shared]
+    network = network_mode(policy)
+    names += ["net"] if network.namespace and not network.shared else []
     names += ["time"] if "TimeNamespace" in kinds else []
     found = [f"{name} namespace" for name in names]
     found += ["capabilities", "no_new_privs", "rlimits"]
@@ -209,6 +230,9 @@ def _notes(policy: Policy, request: Request, ids: Ids) -> list[tuple[str, str]]:
             "--storage copy gives the run a copy of its own"
         )
         notes.append(("the root file system can hardly be changed inside", cause))
+    if policy.namespaces.nested and request.shared and request.shared.room:
+        cause = f"sandbox {request.shared.name}, with which it shares namespaces, allows none"
+        notes.append(("no user namespaces can be made inside", cause))
     if policy.network.mode == "host" and policy.landlock.tcp:
         where = policy.origin("landlock.tcp")
         cause = f"landlock.tcp is true in {where}; a policy of your own can set it to false"
@@ -274,19 +298,24 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         )
     _check_user_namespaces(facts)
     request = _with_stand_in(policy, request)
+    check_shared(policy)
+    facts = shared_facts(facts, request.shared)
     lost: list[Degradation] = []
     ids, lost_ids = choose_ids(policy, facts, request.account)
     mounts, lost_mounts = mount_steps(policy, facts, request, ids)
     lost += [Degradation("seccomp", "parts of the profile", text) for text in request.warnings]
     security, lost_security = security_steps(policy, facts, request, ids)
     group = cgroup_steps(policy, request, lost)
-    inner = ops.InnerUser(int(ids.deny_setgroups), ids.inner_uids, ids.inner_gids)
+    closed = 0 if policy.namespaces.nested else 1 + bool(facts.proc_error)
+    inner = ops.InnerUser(int(ids.deny_setgroups), closed, ids.inner_uids, ids.inner_gids)
+    hostname = ops.Hostname(policy.process.hostname, DOMAIN)
     steps = [
+        *shared_steps(policy, request, lost),
         Step(_namespaces(policy), policy.origin("network.mode")),
-        Step(_id_map(ids, facts), policy.origin("identity.map")),
+        Step(_id_map(ids, facts, request), policy.origin("identity.map")),
         *group,
         *mounts,
-        Step(ops.Hostname(policy.process.hostname, DOMAIN), policy.origin("process.hostname")),
+        *([] if "uts" in policy.shared else [Step(hostname, policy.origin("process.hostname"))]),
         *network_steps(policy, lost),
         *_kernel_settings(policy, facts),
         *_time(policy, facts, lost),

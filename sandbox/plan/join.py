@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=ops.Op)
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNET, CLONE_NEWPID = 0x40000000, 0x20000000
+SCOPE_SOCKET = 1
 SCOPE_SIGNAL = 2
 PAYLOAD_PHASE = 40  # the first opcode of the payload's phase, helpers/launcher/plan.h
 
@@ -69,12 +70,13 @@ def _unscoped(payload: list[ops.Op], stored: tuple[ops.Op, ...]) -> list[ops.Op]
     not signal what an earlier one left running (landlock(7)). Signals end at the pid namespace
     anyway, and abstract sockets at a network namespace of the sandbox's own.
     """
-    own_network = _find(stored, ops.Namespaces).flags & CLONE_NEWNET
+    own = _find(stored, ops.Namespaces).flags
+    drawn = SCOPE_SOCKET * bool(own & CLONE_NEWNET) | SCOPE_SIGNAL * bool(own & CLONE_NEWPID)
     found = []
     empty = False
     for op in payload:
         if isinstance(op, ops.LandlockRuleset):
-            scopes = 0 if own_network else op.scoped & ~SCOPE_SIGNAL
+            scopes = op.scoped & ~drawn
             empty = not (op.handled_fs or op.handled_net or scopes)
             op = op.replace(scoped=scopes)
         # A ruleset that handles nothing is refused by the kernel.

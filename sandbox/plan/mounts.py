@@ -175,6 +175,8 @@ def _own_files(policy: Policy, request: Request, ids: Ids) -> list[Step]:
     hosts = f"127.0.0.1 localhost {name}\n::1 localhost ip6-localhost ip6-loopback {name}\n"
     origins = {"/etc/hosts": "process.hostname", "/etc/resolv.conf": "network.mode"}
     files = {"/etc/hosts": hosts.encode(), **_account_files(policy, request, ids)}
+    if request.shared:
+        files |= dict(request.shared.files)
     for path, content in request.files:
         files[path] = files.get(path, b"") + content
     # What the user shows there is the user's: nothing is made in it, and nothing covers it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sandbox.plan import ops
 from sandbox.plan.request import Degradation, Step
+from sandbox.policy.model import CONTAINER
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -15,11 +16,12 @@ class Mode(Record):
     """`namespace`: the sandbox has a network of its own.
 
     `service`: the driver of this name in services/network has work to do between the namespaces
-    and the payload, so the plan holds the sandbox there.
+    and the payload, so the plan holds the sandbox there. `shared`: that network is another's.
     """
 
     namespace: bool
     service: bool = False
+    shared: bool = False
 
 
 MODES = {
@@ -33,6 +35,8 @@ _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
 
 def network_mode(policy: Policy) -> Mode:
     """What the policy's mode asks for."""
+    if policy.network.mode.startswith(CONTAINER):
+        return Mode(namespace=True, shared=True)
     return MODES[policy.network.mode]
 
 
@@ -45,7 +49,7 @@ def network_steps(policy: Policy, lost: list[Degradation]) -> list[Step]:
         lost.append(Degradation("network", "the network namespace", cause, quiet))
         return []
     steps = []
-    if policy.network.loopback:
+    if policy.network.loopback and not network_mode(policy).shared:
         steps.append(Step(ops.Loopback(), policy.origin("network.loopback")))
     if policy.network.mode == "bridge":
         what = "open a way to set up the cable's end inside"

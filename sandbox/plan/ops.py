@@ -23,7 +23,8 @@ KERNEL_DIRECTORY = 1  # the mount point may not be reached through symlinks
 INFINITY = 2**64 - 1  # RLIM_INFINITY
 EXEC_INIT, EXEC_IDLE = 1, 2
 KEEP_DETACHED, KEEP_INPUT = 1, 2
-MAP_DIRECT, MAP_HELPERS, MAP_SELF = 0, 1, 2  # by the launcher, set-user-ID programs, the child
+MAP_DIRECT, MAP_HELPERS, MAP_SELF, MAP_STANDS = 0, 1, 2, 3  # by the launcher, set-user-ID programs,
+# the child, nobody: they stand already
 
 _CLONE_FLAGS = {
     0x10000000: "user",
@@ -84,7 +85,7 @@ class IdMap(Op):
     newgidmap: str
 
     def describe(self) -> str:
-        way = ("directly", "through newuidmap and newgidmap", "itself")[self.way]
+        way = ("directly", "through newuidmap and newgidmap", "itself", "as they stand")[self.way]
         groups = ", setgroups denied" if self.deny_setgroups else ""
         return f"map ids {way}: uid {extents(self.uids)}, gid {extents(self.gids)}{groups}"
 
@@ -118,6 +119,24 @@ class Join(Op):
 
     def describe(self) -> str:
         return "join a living sandbox"
+
+
+class Share(Op):
+    """Live in a running sandbox's outer user namespace and in its namespaces at these `places`
+    (enum namespace_place), whose descriptors come over the channel. `room`: the limit of user
+    namespaces that the payload's own has to pass, "" = none; `name`: that sandbox's id.
+    """
+
+    opcode = 7
+    signature = "sGs"
+    room: str
+    places: tuple[int, ...]
+    name: str
+
+    def describe(self) -> str:
+        names = {2: "pid", 3: "net", 4: "ipc", 5: "uts"}
+        kinds = " ".join(names.get(place, str(place)) for place in self.places)
+        return f"share namespaces with sandbox {self.name}: {kinds}"
 
 
 class Cgroup(Op):
@@ -409,18 +428,22 @@ class ProcessLimit(Op):
 
 
 class InnerUser(Op):
-    """The payload's own user namespace, in which no capability reaches the other namespaces."""
+    """The payload's own user namespace, in which no capability reaches the other namespaces.
+
+    `closed`: no user namespace can be made below it; 1 = or the set-up fails, 2 = as it goes.
+    """
 
     opcode = 31
-    signature = "uLL"
+    signature = "uuLL"
     deny_setgroups: int
+    closed: int
     uids: Extents
     gids: Extents
 
     def describe(self) -> str:
-        return (
-            f"make the payload's user namespace: uid {extents(self.uids)}, gid {extents(self.gids)}"
-        )
+        last = ", none below it" if self.closed else ""
+        ids = f"uid {extents(self.uids)}, gid {extents(self.gids)}"
+        return f"make the payload's user namespace: {ids}{last}"
 
 
 class Hold(Op):

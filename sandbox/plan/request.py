@@ -10,7 +10,7 @@ DISK_OVERLAY = "overlay-disk"  # storage "overlay" whose changes need a folder o
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.host.accounts import Account
-    from sandbox.plan.ops import Op
+    from sandbox.plan.ops import Extents, Op
     from sandbox.policy.model import Policy
 
 
@@ -39,6 +39,21 @@ class Available(Record):
     cure: str = ""
 
 
+class Shared(Record):
+    """The running sandbox that a new one shares namespaces with: its `id` and `name`, what its
+    policy lets others share, its outer maps, the limit of user namespaces there ("" = none), its
+    own network mode, and its /etc/hosts and /etc/resolv.conf.
+    """
+
+    id: str
+    name: str
+    uids: Extents
+    gids: Extents
+    deny_setgroups: bool
+    room: str
+    files: tuple[tuple[str, bytes], ...] = ()
+
+
 class Request(Record):
     """One run: the command and everything that was looked up for it on the host.
 
@@ -52,7 +67,8 @@ class Request(Record):
     ids that own the root file system's top. `files` are (path inside, content) of what
     comes with the network, `accounts` the root's own passwd and group, looked up where the
     payload's user has no line, b"" for what is no regular file. `cgroup` None: nobody has looked.
-    `devices` are ("/dev/name", "major:minor") of what resources.io_max names.
+    `devices` are ("/dev/name", "major:minor") of what resources.io_max names. `shared`: the sandbox
+    that policy.shared names.
     """
 
     rootfs: Source
@@ -74,6 +90,7 @@ class Request(Record):
     accounts: tuple[bytes, bytes] = (b"", b"")
     cgroup: Available | None = None
     devices: tuple[tuple[str, str], ...] = ()
+    shared: Shared | None = None
 
     def source(self, path: str) -> Source | None:
         """The bind source for a policy path; None when an optional one was absent."""

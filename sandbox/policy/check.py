@@ -29,10 +29,13 @@ _RANKS: dict[str, Sequence[object]] = {
     "identity.root": (False, True),
     "namespaces.time": (True, False),
     "namespaces.nested": (False, True),
+    "namespaces.ipc": (model.PRIVATE, model.CONTAINER),
+    "namespaces.uts": (model.PRIVATE, model.CONTAINER),
+    "namespaces.pid": (model.PRIVATE, model.CONTAINER),
     "filesystem.read_only": (True, False),
     "filesystem.proc": model.PROC_MODES,
     "filesystem.sys": model.SYS_MODES,
-    "network.mode": model.NETWORK_MODES,
+    "network.mode": (model.NETWORK_MODES[0], model.CONTAINER, *model.NETWORK_MODES[1:]),
     "network.loopback": (False, True),
     "process.init": (True, False),
     "process.tty": (False, True),
@@ -43,7 +46,14 @@ _RANKS: dict[str, Sequence[object]] = {
     "resources.required": (True, False),
 }
 # Lists where more entries allow more, and lists where fewer do.
-_GRANTS = ("process.env_pass", "capabilities.keep", "capabilities.add", "seccomp.sockets")
+_GRANTS = (
+    "namespaces.shares",
+    "namespaces.shareable",
+    "process.env_pass",
+    "capabilities.keep",
+    "capabilities.add",
+    "seccomp.sockets",
+)
 _DENIALS = (
     "filesystem.masked",
     "filesystem.locked",
@@ -92,18 +102,18 @@ def compare(parent: model.Policy, child: model.Policy) -> list[str]:
     ]
 
 
-def _get(policy: model.Policy, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(policy, section), name)
-
-
 def _ranked(parent: model.Policy, child: model.Policy) -> Iterable[str]:
     for key, order in _RANKS.items():
-        old, new = _get(parent, key), _get(child, key)
-        if order.index(new) > order.index(old):
+        old, new = parent.value(key), child.value(key)
+        if _rank(order, new) > _rank(order, old):
             vain = key == "network.loopback" and child.landlock.tcp
             note = ", but TCP over it needs landlock.tcp = false" if vain else ""
             yield f"{key}: {quote(old)} becomes {quote(new)}{note}"
+
+
+def _rank(order: Sequence[object], value: object) -> int:
+    shared = isinstance(value, str) and value.startswith(model.CONTAINER)
+    return order.index(model.CONTAINER if shared else value)
 
 
 def _listed(parent: model.Policy, child: model.Policy) -> Iterable[str]:
@@ -111,7 +121,7 @@ def _listed(parent: model.Policy, child: model.Policy) -> Iterable[str]:
         if key == "seccomp.groups" and not parent.seccomp.base == child.seccomp.base == "deny":
             continue  # groups mean nothing without a deny-list; a wider base is named
         grants = key in _GRANTS
-        old, new = _get(parent, key), _get(child, key)
+        old, new = parent.value(key), child.value(key)
         more, less = (new, old) if grants else (old, new)
         changed = [item for item in more if item not in less and not _absent(child, item)]
         if changed:
@@ -127,7 +137,7 @@ def _absent(policy: model.Policy, item: str) -> bool:
 
 def _bounded(parent: model.Policy, child: model.Policy) -> Iterable[str]:
     for key, (zero, show) in _BOUNDS.items():
-        old, new = _get(parent, key), _get(child, key)
+        old, new = parent.value(key), child.value(key)
         if (new or zero) > (old or zero):
             yield f"{key}: {_bound(old, zero, show)} becomes {_bound(new, zero, show)}"
 

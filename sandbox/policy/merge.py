@@ -199,7 +199,7 @@ def _make_policy(name: str, merge: _Merge) -> model.Policy:
     return model.Policy(
         name=name,
         identity=model.Identity(**merge.section("identity")),
-        namespaces=model.Namespaces(**merge.section("namespaces")),
+        namespaces=model.Namespaces(**_with_tuples(merge.section("namespaces"))),
         filesystem=_make_filesystem(merge),
         network=model.Network(**_with_tuples(merge.section("network"))),
         process=_make_process(merge.section("process")),

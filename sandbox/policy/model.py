@@ -11,7 +11,7 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Any, Literal
 
     IdMapKind = Literal["range", "single", "keep-id"]
     RootMode = Literal["auto", "overlay", "copy", "bind"]
@@ -35,6 +35,10 @@ LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup")
 CGROUP_DRIVERS = ("auto", "delegated", "systemd", "root", "none")
 BUILT_IN = ("strict.toml", "default.toml", "ci.toml", "permissive.toml")  # as origins
 NETWORK_MODES = ("none", "bridge", "host")
+# What can be shared with another sandbox, and how its name is written: "container:NAME".
+SHAREABLE = ("net", "ipc", "uts", "pid")
+CONTAINER = "container:"
+PRIVATE = "private"
 SECCOMP_GROUPS = ("D1", "D2")
 LANDLOCK_SCOPES = ("abstract-unix-socket", "signal")
 RLIMIT_NAMES = (
@@ -80,10 +84,20 @@ class Identity(Record):
 
 
 class Namespaces(Record):
-    """`time` gives the sandbox its own clock offsets; `nested` allows user namespaces inside."""
+    """`time` gives the sandbox its own clock offsets; `nested` allows user namespaces inside.
+
+    `ipc`, `uts`, `pid`: "private", or "container:NAME" for those of a running sandbox; of the
+    network that is network.mode. `shares`: of SHAREABLE, what may be another sandbox's;
+    `shareable`: what others may share with this one.
+    """
 
     time: bool = False
     nested: bool = False
+    ipc: str = PRIVATE
+    uts: str = PRIVATE
+    pid: str = PRIVATE
+    shares: tuple[str, ...] = ()
+    shareable: tuple[str, ...] = ()
 
 
 class Mount(Record):
@@ -129,7 +143,8 @@ class Filesystem(Record):
 
 
 class Network(Record):
-    """`mode` names a driver of the network registry; `loopback` brings `lo` up.
+    """`mode` names a driver of the network registry, or is "container:NAME" for the network of
+    a running sandbox; `loopback` brings `lo` up.
 
     Of the mode bridge: `name` is the network, "" = the default one; `aliases` are further names on
     it; `rate` bounds what the sandbox sends and what it receives, in bits a second, `delay` in
@@ -252,6 +267,22 @@ class Policy(Record):
     sysctls: tuple[tuple[str, str], ...]
     on_missing: tuple[tuple[str, str], ...]
     origins: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """What is another sandbox's: the policy's key by kind, in the order of SHAREABLE."""
+        own = self.namespaces
+        words = (self.network.mode, own.ipc, own.uts, own.pid)
+        return {
+            kind: "network.mode" if kind == "net" else f"namespaces.{kind}"
+            for kind, word in zip(SHAREABLE, words, strict=True)
+            if word.startswith(CONTAINER)
+        }
+
+    def value(self, key: str) -> Any:
+        """The value of "section.key"."""
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name)
 
     def refuses(self, layer: str) -> bool:
         """Whether the lack of `layer` is fatal (see LAYERS)."""

@@ -25,17 +25,20 @@ from sandbox.policy.fields import (
 )
 from sandbox.policy.model import (
     CGROUP_DRIVERS,
+    CONTAINER,
     ID_MAP_KINDS,
     LANDLOCK_FS,
     LANDLOCK_SCOPES,
     LAYERS,
     NETWORK_MODES,
     ON_MISSING,
+    PRIVATE,
     PROC_MODES,
     RLIMIT_NAMES,
     ROOT_MODES,
     SECCOMP_BASES,
     SECCOMP_GROUPS,
+    SHAREABLE,
     SOCKET_FAMILIES,
     SYS_MODES,
 )
@@ -177,6 +180,25 @@ def _sysctl_value(value: object) -> str | bool:
     return text
 
 
+def _or_shared(check: Check) -> Check:
+    """Like `check`; "container:NAME" means that of a running sandbox, by name or id."""
+
+    def check_all(value: object) -> str:
+        if not isinstance(value, str) or not value.startswith(CONTAINER):
+            try:
+                return str(check(value))
+            except Bad as error:
+                (below, text), *_ = error.findings
+                raise Bad((below, f"{text}, or {CONTAINER}NAME")) from None
+        name: str = line(value).removeprefix(CONTAINER)
+        plain = name.replace("_", "a").replace(".", "a").replace("-", "a")
+        if not (plain.isascii() and plain.isalnum()) or name[0] in "-._":
+            raise bad(f"must be {CONTAINER}NAME with a sandbox's name or id, found {quote(value)}")
+        return value
+
+    return check_all
+
+
 _COUNT = fields.integer(0, 1 << 40)
 _WEIGHT = fields.integer(0, 10000)
 
@@ -187,7 +209,15 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "group": optional(fields.account),
         "root": boolean,
     },
-    "namespaces": {"time": boolean, "nested": boolean},
+    "namespaces": {
+        "time": boolean,
+        "nested": boolean,
+        "ipc": _or_shared(choice((PRIVATE,), "namespace")),
+        "uts": _or_shared(choice((PRIVATE,), "namespace")),
+        "pid": _or_shared(choice((PRIVATE,), "namespace")),
+        "shares": each(choice(SHAREABLE, "namespace to share")),
+        "shareable": each(choice(SHAREABLE, "namespace to share")),
+    },
     "filesystem": {
         "root": choice(ROOT_MODES, "root"),
         "read_only": boolean,
@@ -203,7 +233,7 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "locked": each(covered),
     },
     "network": {
-        "mode": choice(NETWORK_MODES, "mode"),
+        "mode": _or_shared(choice(NETWORK_MODES, "mode")),
         "loopback": boolean,
         "name": fields.network_name,
         "aliases": each(fields.hostname),

@@ -176,12 +176,14 @@ def _switch(folder: Folder, before: str, word: str, order: Callable[[Keeper], No
         try:
             order(keeper)
         except OSError as error:
-            without_init = error.errno == errno.EOPNOTSUPP
+            cause = (error.strerror or str(error)).lower()
+            if error.errno == errno.EOPNOTSUPP:
+                cause = "it runs without an init of ours (--no-init), which would do it"
+                if "pid" in folder.description.shares:
+                    cause = "it has no control group, and its processes are among another's (--pid)"
             raise StateError(
                 f"cannot {word} sandbox {folder.name}",
-                cause="it runs without an init of ours (--no-init), which would do it"
-                if without_init
-                else (error.strerror or str(error)).lower(),
+                cause=cause,
             ) from error
 
 

@@ -20,7 +20,8 @@ class Description(Record):
 
     `pid` and `started_ticks` (proc(5), field 22) tell the launcher from a later process with
     its number, `boot_id` from one of an earlier boot. `capabilities`: what user 0 and what
-    others may keep, as masks. `cgroup`: driver, folder and inode of its control group, "" for none.
+    others may keep, as masks. `shareable`: what others may share with it; `shares`: what it
+    shares with another. `cgroup`: driver, folder and inode of its control group, "" for none.
     """
 
     id: str
@@ -48,6 +49,8 @@ class Description(Record):
     degradations: tuple[tuple[str, str, str], ...] = ()
     capabilities: tuple[int, int] = (0, 0)
     cgroup: tuple[str, str, int] = ("", "", 0)
+    shareable: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
 
 _SHAPES = {name: type(value) for name, value in Description("", "", 0.0, "", "", (), "")} | {
@@ -56,6 +59,8 @@ _SHAPES = {name: type(value) for name, value in Description("", "", 0.0, "", "",
     "degradations": [(str, str, str)],
     "capabilities": (int, int),
     "cgroup": (str, str, int),
+    "shareable": [str],
+    "shares": [str],
 }
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandbox.host.facts import HostFacts
+    from sandbox.plan.request import Shared
     from sandbox.policy.model import Mount, Policy
 
 _FILE_BYTES = 1 << 16
@@ -231,6 +232,14 @@ def _identity(folder: str) -> tuple[int, int]:
     return (found.st_dev, found.st_ino) if found else (0, 0)
 
 
+def _shared(policy: Policy) -> Shared | None:
+    if not policy.shared:
+        return None
+    from sandbox.runtime.sharing import find_shared
+
+    return find_shared(policy)
+
+
 def gather(
     policy: Policy,
     facts: HostFacts,
@@ -288,4 +297,5 @@ def gather(
         accounts=(b"", b"") if account.name else _accounts(root.path),
         cgroup=find_group(policy.resources.driver, asked=_limits_matter(policy)),
         devices=_devices(policy),
+        shared=_shared(policy),
     )

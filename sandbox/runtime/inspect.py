@@ -80,6 +80,8 @@ def details(folder: Folder) -> dict[str, object]:
         "identity": known.identity,
         "storage": known.storage,
         "storage_reason": known.storage_reason,
+        "shares": list(known.shares),
+        "shareable": list(known.shareable),
         "layers": list(known.layers),
         "degradations": [
             {"layer": layer, "lost": lost, "cause": cause}

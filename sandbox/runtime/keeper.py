@@ -193,11 +193,23 @@ def check_namespaces(found: dict[int, int]) -> None:
     owner = struct.unpack("I", fcntl.ioctl(found[USER], _NS_GET_OWNER_UID, b"\0" * 4))[0]
     if owner != os.getuid():
         raise OSError(errno.EPERM, f"its user namespace belongs to user {owner}")
-    outer = os.fstat(found[USER]).st_ino
-    for place, request in ((MOUNT, _NS_GET_USERNS), (PID, _NS_GET_USERNS), (INNER, _NS_GET_PARENT)):
-        parent = fcntl.ioctl(found[place], request)
-        try:
-            if os.fstat(parent).st_ino != outer:
-                raise OSError(errno.EXDEV, "its namespaces do not belong together")
-        finally:
-            os.close(parent)
+    owned = {place: found[place] for place in (USER, MOUNT, PID)}
+    check_owned(owned)
+    _check_parent(found[INNER], _NS_GET_PARENT, found[USER])
+
+
+def check_owned(found: dict[int, int]) -> None:
+    """All but USER must belong to that user namespace: raise OSError otherwise."""
+    for place, fd in found.items():
+        if place != USER:
+            _check_parent(fd, _NS_GET_USERNS, found[USER])
+
+
+def _check_parent(fd: int, request: int, outer: int) -> None:
+    # EPERM: it belongs to a user namespace around ours, the host's.
+    parent = fcntl.ioctl(fd, request)
+    try:
+        if os.fstat(parent).st_ino != os.fstat(outer).st_ino:
+            raise OSError(errno.EXDEV, "its namespaces do not belong together")
+    finally:
+        os.close(parent)

@@ -67,6 +67,8 @@ class Kept:
                 timeout_s=process.timeout,
                 grace_s=process.grace,
                 network=policy.network.mode,
+                shareable=policy.namespaces.shareable,
+                shares=tuple(policy.shared),
                 has_init=process.init or keeping.idle,
             )
         )

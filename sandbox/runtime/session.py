@@ -17,6 +17,7 @@ from sandbox.launcher.spawn import launch
 from sandbox.linux.workspace import reap_leftovers, runs_dir
 from sandbox.plan.compile import choose_storage, compile_plan
 from sandbox.plan.network import network_mode
+from sandbox.plan.ops import Share
 from sandbox.plan.request import DISK_OVERLAY
 from sandbox.plan.wire import encode
 from sandbox.record import Record
@@ -37,7 +38,7 @@ from sandbox.services.storage import DRIVERS, prepare_nothing, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sandbox.host.facts import HostFacts
     from sandbox.launcher.events import Event
@@ -269,6 +270,9 @@ class _Session:
 
     def _claim(self) -> None:
         keeping = self._options.keep
+        if keeping is None and "pid" in self._policy.shared:
+            # Its keeper ends what its process 1 cannot: they are not alone in that namespace.
+            keeping = Keeping()
         if keeping is None:
             return
         from sandbox.runtime.kept import Kept
@@ -277,7 +281,7 @@ class _Session:
         try:
             self._kept = Kept(keeping, self._policy, task, self._tell)
         except SbxError as error:
-            if keeping.detached or self._named:
+            if keeping.detached or self._named or "pid" in self._policy.shared:
                 raise
             self._tell("no other command can find this sandbox", f"{error.what}: {error.cause}")
             return
@@ -435,16 +439,19 @@ class _Session:
             terminal = terminal_of((options.stdin, options.stdout, options.stderr))
         inbox = SignalInbox()
         launched: Launched | None = None
+        shared: Mapping[int, int] = {}
         try:
             if options.forward_signals:
                 inbox.open(CAUGHT + FATAL if terminal else CAUGHT)
                 self._interrupts.check()
+            shared = self._share()
             launched = launch(
                 message,
                 program=options.program,
                 pass_fds=self._task.pass_fds,
                 merge_stderr=options.merge_stderr or self._streams.one_output,
                 kept=self._kept.listen() if self._kept else None,
+                namespaces=shared or None,
                 cgroup=self._group.make if self._group else None,
             )
             self._launched = launched
@@ -469,6 +476,18 @@ class _Session:
             if launched:
                 launched.close()
             inbox.close()
+            for fd in shared.values():
+                os.close(fd)
+
+    def _share(self) -> Mapping[int, int]:
+        """The namespaces that the plan shares with another sandbox, by place."""
+        steps = self._plan.steps if self._plan else ()
+        found = next((step.op for step in steps if isinstance(step.op, Share)), None)
+        if found is None:
+            return {}
+        from sandbox.runtime.sharing import open_shared
+
+        return open_shared(found.name, self._policy.shared)
 
     def _on_event(self, event: Event) -> None:
         if event.kind == events.STARTED:

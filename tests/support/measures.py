@@ -35,7 +35,12 @@ RLIMITS = {
 
 # ---- the matrix ----------------------------------------------------------------------------------
 
+NESTING = both(
+    drop("ProcWrite", path="sys/user/max_user_namespaces"),
+    change("InnerUser", lambda _: {"closed": 0}),
+)
 PROBE_TESTS = "tests/escape/test_probe.py"
+SHARING = "tests/escape/test_sharing.py"
 LAUNCHER_TESTS = "tests/escape/test_launcher.py"
 NEIGHBOURS = "tests/escape/test_neighbours.py"
 BOMBS = "tests/escape/test_bombs.py"
@@ -327,14 +332,25 @@ KERNEL = (
         "the filter and the count of namespaces",
         (probe("clone", "default"), probe("clone_high", "default")),
         patch=patches.no_clauses("CLONE"),
-        plan=drop("ProcWrite", path="sys/user/max_user_namespaces"),
+        plan=NESTING,
     ),
     Measure(
         "the count of namespaces",
         (f"{PROBE_TESTS}::test_without_the_filter_the_count_of_namespaces_still_refuses",),
-        plan=drop("ProcWrite", path="sys/user/max_user_namespaces"),
+        plan=NESTING,
     ),
     Measure("no_new_privs", (probe("no_new_privs", *FREE),), plan=drop("NoNewPrivs")),
+    Measure(
+        "the count of namespaces, of each that shares",
+        (f"{SHARING}::test_no_namespace_is_made_while_another_comes_in",),
+        launcher=(("init.c", "\tclose_inner(ctx);\n", ""),),
+    ),
+    Measure(
+        "the newcomer's own user namespace",
+        (f"{SHARING}::test_what_is_not_shared_is_out_of_reach",),
+        launcher=(("share.c", "sys_clone(ABI_CLONE_NEWUSER, pidfd)", "sys_clone(0, pidfd)"),),
+        starts=False,
+    ),
     Measure(
         "capabilities",
         (probe("cap_bounding"), f"{PROBE_TESTS}::test_user_0_has_the_capabilities_of_the_table"),

@@ -13,7 +13,7 @@ from sandbox.host.facts import HostFacts
 from sandbox.plan import compile as compiler
 from sandbox.plan import explain, ops, wire
 from sandbox.plan.compile import choose_storage, compile_plan
-from sandbox.plan.request import DISK_OVERLAY, Available, Plan, Request, Source
+from sandbox.plan.request import DISK_OVERLAY, Available, Plan, Request, Shared, Source
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Mount, Policy
@@ -91,6 +91,7 @@ def test_the_same_is_not_decided_twice(facts: HostFacts, monkeypatch: pytest.Mon
         "accounts": (b"x", b""),
         "cgroup": Available("root"),
         "devices": (("/dev/sda", "8:0"),),
+        "shared": Shared("0123456789ab", "infra", ((0, 1000, 1),), ((0, 1000, 1),), True, "1"),
     }
     assert {*changed, "argv", "env"} == set(Request._fields)
     for number, (name, value) in enumerate(changed.items()):

@@ -174,6 +174,7 @@ def test_a_root_policy_says_everything() -> None:
         "process.cwd",
         "capabilities.add",
         "seccomp.profile",
+        *(f"namespaces.{kind}" for kind in ("ipc", "uts", "pid")),
         *(f"resources.{key}" for key in model.Resources._fields if key not in {"memory", "pids"}),
     }
     for name in ("strict", "default"):

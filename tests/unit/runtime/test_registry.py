@@ -400,6 +400,8 @@ def test_no_field_of_another_type_is_read(name: str, value: object) -> None:
         layers=("seccomp",),
         degradations=(("cgroup", "limits", "none here"),),
         cgroup=("root", "/sys/fs/cgroup/x", 7),
+        shareable=("net",),
+        shares=("pid",),
         created_s=1.5,
         timeout_s=1.5,
         grace_s=1.5,
