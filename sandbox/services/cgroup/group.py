@@ -7,6 +7,7 @@ the last process that holds it, so a record whose lock is free belongs to nobody
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import marshal
 import os
@@ -263,8 +264,7 @@ def reap_groups(told: Callable[[str], None]) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path):  # else its owner has just removed it
-                _reap(name, os.pread(lock, 1 << 12, 0), told)
+            _reap(name, os.pread(lock, 1 << 12, 0), told)
         except OSError:  # locked: it lives
             continue
         finally:
@@ -279,16 +279,15 @@ def _reap(name: str, record: bytes, told: Callable[[str], None]) -> None:
         return
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        _drop_record(name)
-        return
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # there is no such folder
+            _drop_record(name)
         return
     found = os.fstat(fd)
     group = Group(path, fd)
     # Inode 0: it was killed between the making and the second writing.
     ours = found.st_uid == os.geteuid() and inode in (0, found.st_ino)
-    if not ours or os.path.basename(path) != name or os.path.basename(path).count("sbx-") != 1:
+    if not ours or os.path.basename(path) != name:
         group.release()
         _drop_record(name)
     elif group.remove():

@@ -16,6 +16,7 @@ from sandbox.errors import HostError
 from sandbox.plan.request import Available
 from sandbox.services import cgroup
 from sandbox.services.cgroup import delegated, root, systemd, tree
+from sandbox.services.cgroup import group as group_module
 from sandbox.services.cgroup.account import parse_account, read_account
 from sandbox.services.cgroup.group import Group, claim_name, make_folder, open_group, reap_groups
 
@@ -203,6 +204,57 @@ def test_a_record_that_names_another_place_is_not_believed(groups: Path, state: 
     os.close(claim.lock)
     assert reap() == []
     assert precious.exists()
+    assert list(state.iterdir()) == []
+
+
+def test_a_folder_that_was_exchanged_meanwhile_stays(groups: Path, state: Path) -> None:
+    claim = claim_name()
+    made = make_folder(f"{groups}/{claim.name}", claim)
+    Path(made.path).rename(groups / "aside")
+    Path(made.path).mkdir()
+    assert made.remove()  # what was made is not there any more
+    assert Path(made.path).exists()
+    assert list(state.iterdir()) == []
+
+
+def test_a_link_in_the_folders_place_is_not_followed(groups: Path, state: Path) -> None:
+    left = abandoned(groups)
+    Path(left.path).rename(groups / "aside")
+    Path(left.path).symlink_to("aside")
+    assert reap() == []
+    assert (groups / "aside").exists()
+    assert list(state.iterdir()) == []
+
+
+def test_a_link_in_a_records_place_is_not_followed(groups: Path, state: Path) -> None:
+    left = abandoned(groups)
+    record = state / os.path.basename(left.path)
+    record.rename(groups / "record")
+    record.symlink_to(groups / "record")
+    assert reap() == []
+    assert Path(left.path).exists()
+
+
+def test_killed_between_the_folder_and_its_number(
+    groups: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    original = group_module._write_record
+
+    def write(lock: int, path: str, inode: int) -> None:
+        written.append(inode)
+        if inode:
+            raise SystemExit
+        original(lock, path, inode)
+
+    monkeypatch.setattr(group_module, "_write_record", write)
+    claim = claim_name()
+    with pytest.raises(SystemExit):
+        make_folder(f"{groups}/{claim.name}", claim)
+    os.close(claim.lock)
+    assert written[0] == 0
+    assert reap() == [f"{groups}/{claim.name}"]
+    assert not (groups / claim.name).exists()
     assert list(state.iterdir()) == []
 
 
