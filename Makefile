@@ -3,11 +3,11 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-vm soak native fuzz containment vm vm-systemd clean
+.PHONY: help setup run test lint bench bench-vm soak native fuzz containment vm vm-processors vm-systemd clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
-	@echo "make test    lint, C tests with sanitizers, every Python test, with coverage, and both guests"
+	@echo "make test    lint, C tests with sanitizers, every Python test, with coverage, and all guests"
 	@echo "make setup   install what is missing, build, and install sbx into a virtual environment"
 	@echo "make lint    ruff, mypy --strict"
 	@echo "make native  C tests with AddressSanitizer and UBSan, and a short fuzz of the decoder"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
 	@echo "make bench-vm  what control groups add to a start, in the guests of make vm and make vm-systemd"
 	@echo "make vm      the tests of escapes, of the kernel and of control groups, on the kernel of User-Mode Linux"
+	@echo "make vm-processors  controllers for processors and disks, on an emulated machine with this release's kernel"
 	@echo "make vm-systemd  scopes of the user's systemd, in a second guest (as root)"
 	@echo "make clean   remove what was built"
 
@@ -46,6 +47,9 @@ vm:
 
 soak:
 	@$(DO) packages-test user venv-dev build soak
+
+vm-processors:
+	@$(DO) packages-test user venv-dev build vm-processors
 
 vm-systemd:
 	@$(DO) packages-test user venv-dev build vm-systemd

@@ -92,6 +92,7 @@ packages_test() {
     apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux iproute2 nftables iputils-ping bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
     apt_install user-mode-linux kmod e2fsprogs || say "user-mode-linux is missing: nothing runs on a second kernel"
+    apt_install qemu-system-x86 busybox-static || say "qemu-system-x86 is missing: no machine with several processors"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
         say "clang is missing: the decoder is fuzzed without coverage feedback"
 }
@@ -312,7 +313,7 @@ run_pytest_root() {
 # What another kernel may answer differently, in a guest that boots it.
 vm_tests="tests/escape/test_probe.py tests/kernel/test_probe.py tests/kernel/test_hold.py
     tests/kernel/test_seccomp_load.py tests/kernel/test_from_host.py tests/kernel/test_disk_upper.py
-    tests/vm/cgroup"
+    tests/escape/test_terminal.py tests/kernel/test_keeper.py tests/vm/cgroup tests/vm/root"
 run_vm() {
     sync_source
     say "pytest in User-Mode Linux as $(user_name)"
@@ -332,10 +333,21 @@ run_vm_systemd() {
         ${VM_SYSTEMD_ARGS:-tests/vm/systemd})
 }
 
-# Both, where there can be guests at all; in CI there must be.
+# Several processors and every controller: an emulated machine with the kernel of this release.
+run_vm_processors() {
+    kernel=$shared/kernel-$(suite)
+    sync_source
+    sh "$checkout/tests/vm/kernel.sh" "$kernel" || fail "there is no kernel for the machine" "it needs apt, busybox and kmod"
+    say "pytest on a machine with two processors as $(user_name)"
+    as_user env PYTHONDONTWRITEBYTECODE=1 sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
+        "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin --vm-machine "$kernel" ${VM_ARGS:-tests/vm/processors}
+}
+
+# All, where there can be guests at all; in CI there must be.
 run_guests() {
     if [ -z "${SBX_CI:-}" ] && ! have linux.uml; then say "without User-Mode Linux: nothing runs on a second kernel"; return 0; fi
     run_vm
+    if have qemu-system-x86_64 || [ -n "${SBX_CI:-}" ]; then run_vm_processors; fi
     if [ "$(id -u)" = 0 ] || [ -n "${SBX_CI:-}" ]; then run_vm_systemd; else say "not root: no guest with systemd"; fi
 }
 
@@ -400,6 +412,7 @@ for word; do
         pytest) run_pytest ;;
         pytest-root) if [ "$(id -u)" = 0 ]; then run_pytest_root; else say "not root: the tests of networks of the host's do not run"; fi ;;
         vm) run_vm ;;
+        vm-processors) run_vm_processors ;;
         vm-systemd) run_vm_systemd ;;
         guests) run_guests ;;
         demo) demo ;;

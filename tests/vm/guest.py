@@ -1,8 +1,9 @@
-"""A User-Mode Linux guest: boots, is watched, ends. Knows nothing of pytest.
+"""A guest with a kernel of its own: boots, is watched, ends. Knows nothing of pytest.
 
-Its kernel is a process of the caller, so not even its root reaches a file that the caller does not.
-One kind runs on this host's own files, mounted read-only, by a normal user. The other, by root, is
-a system of its own with systemd as process 1. Of the host both write one folder alone.
+It is a process of the caller, so not even its root reaches a file that the caller does not. Three
+kinds: User-Mode Linux on this host's own files, mounted read-only, by a normal user; the same on a
+system of its own with systemd as process 1, by root; and a machine with two processors, emulated,
+on this host's files, by a normal user. Of the host all write one folder alone.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 KERNEL = "linux.uml"
+MACHINE = "qemu-system-x86_64"
 DISK = "/mnt/disk"  # an ext4 of the user's own: neither hostfs nor an old tmpfs can take an overlay
 DISK_BYTES = 1 << 30
 SWAP_BYTES = 128 << 20
@@ -23,6 +25,8 @@ SHOWN = "/var/lib/sbx-dev"  # what a system of its own sees of the host, read-on
 INIT = Path(__file__).with_name("init.sh")
 MEMORY_MB = 2048
 SYSTEM_MEMORY_MB = 1536
+PROCESSORS = 2
+LEAF = "/sys/fs/cgroup/user/command"  # of the user's own control groups, init.sh
 INSIDE = "/mnt/results"  # where the guest sees the folder of results
 POLL_S = 0.1
 
@@ -31,13 +35,13 @@ class GuestDied(Exception):
     """The guest ended, or went silent, before its command was done; str() says which."""
 
 
-def missing(system: str = "") -> str:
-    """Why no guest can be booted here; "" when one can. `system`: the folder of one of its own."""
+def missing(system: str = "", machine: str = "") -> str:
+    """Why no guest can be booted here; "" when one can. For the folders see boot_…."""
     if system and os.getuid() != 0:
         return "a guest with a system of its own is booted by root: its files are root's"
     if not system and os.getuid() == 0:
         return "a guest is booted by a normal user: the files of its root are those of its caller"
-    for program in (KERNEL, "modprobe", "mkfs.ext4"):
+    for program in (MACHINE if machine else KERNEL, "modprobe", "mkfs.ext4"):
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
             return f"{program} is not installed"
     return ""
@@ -67,49 +71,81 @@ def _sparse(path: Path, size: int, *words: str) -> None:
 
 
 class Command:
-    """What runs inside: `words` as `user`, with this environment alone, in `cwd`."""
+    """What runs inside: `words` as `user`, with this environment alone, in `cwd`.
 
-    def __init__(self, words: list[str], user: str, env: dict[str, str], cwd: Path) -> None:
+    `group`: the control group that it begins in. Root's own processes may not be there: nobody else
+    could change the processors of those.
+    """
+
+    def __init__(
+        self, words: list[str], user: str, env: dict[str, str], cwd: Path, group: str = ""
+    ) -> None:
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         become += ["--inh-caps=-all", "env", "-i", *(f"{k}={v}" for k, v in env.items())]
+        if group:
+            enter = f'echo $$ >{group}/cgroup.procs && exec "$@"'
+            become = ["sh", "-c", enter, "sh", *become]
         self.line = f"cd {shlex.quote(str(cwd))} && {shlex.join([*become, *words])}"
 
 
 def boot_on_host(folder: Path, *commands: Command) -> "Guest":
-    """A guest on the host's files; of several commands root's are in the top control group.
+    """A guest on the host's files; commands of the user's begin in LEAF.
 
     The path of `folder` crosses on the kernel's command line: no spaces, no quotes, no commas.
     """
+    _fill(folder)
+    line = f"rootflags=/ ro mem={MEMORY_MB}M ubd0={folder}/disk ubd1={folder}/swap"
+    return Guest(folder, _uml(folder, f"{line} init={folder}/init"), commands)
+
+
+def _fill(folder: Path) -> None:
     owner = f"root_owner={os.getuid()}:{os.getgid()},lazy_itable_init=1,lazy_journal_init=1"
     _sparse(folder / "disk", DISK_BYTES, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", owner)
     _sparse(folder / "swap", SWAP_BYTES, "mkswap")
     (folder / "init").write_text(INIT.read_text())
     (folder / "init").chmod(0o755)
     (folder / "owner").write_text(f"{os.getuid()}:{os.getgid()}\n")
-    line = f"rootflags=/ ro mem={MEMORY_MB}M ubd0={folder}/disk ubd1={folder}/swap"
-    return Guest(folder, f"{line} init={folder}/init", commands)
+
+
+def _uml(folder: Path, line: str) -> list[str]:
+    line += " root=/dev/root rootfstype=hostfs quiet con=null con0=null,fd:1"
+    return [KERNEL, *line.split(), f"uml_dir={folder}/uml/", f"results={folder}"]
+
+
+def boot_machine(folder: Path, kernel: Path, *commands: Command) -> "Guest":
+    """The same on an emulated machine; tests/vm/kernel.sh has made the folder `kernel`."""
+    _fill(folder)
+    words = [MACHINE, "-accel", "tcg,thread=multi", "-smp", str(PROCESSORS), "-m", str(MEMORY_MB)]
+    words += ["-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none"]
+    words += ["-no-reboot", "-kernel", f"{kernel}/vmlinuz", "-initrd", f"{kernel}/initrd"]
+    told = f"console=ttyS0 quiet panic=-1 modules={kernel} results={folder}"
+    words += ["-append", told]
+    shared = "mount_tag={},security_model=none,multidevs=remap"
+    words += ["-virtfs", f"local,path=/,readonly=on,{shared.format('host')}"]
+    words += ["-virtfs", f"local,path={folder},{shared.format('results')}"]
+    for name in ("disk", "swap"):
+        words += ["-drive", f"file={folder}/{name},format=raw,if=virtio"]
+    return Guest(folder, words, commands)
 
 
 def boot_system(folder: Path, system: Path, *commands: Command) -> "Guest":
     """A guest on a folder that tests/vm/system.sh has made, with systemd as process 1."""
     folder.chmod(0o711)
     line = f"rootflags={system} rw mem={SYSTEM_MEMORY_MB}M systemd.unit=multi-user.target"
-    return Guest(folder, line, commands)
+    return Guest(folder, _uml(folder, line), commands)
 
 
 class Guest:
-    """One boot: `line` is what the kernel is told beside the usual; `folder` it may write."""
+    """One boot: `words` start it; `folder` it may write."""
 
-    def __init__(self, folder: Path, line: str, commands: tuple[Command, ...]) -> None:
+    def __init__(self, folder: Path, words: list[str], commands: tuple[Command, ...]) -> None:
         self.folder = folder
         self._console = folder / "console"
         script = ["status=0", *(f"({command.line}) || status=$?" for command in commands)]
         (folder / "command").write_text("\n".join([*script, "exit $status", ""]))
-        line += " root=/dev/root rootfstype=hostfs quiet con=null con0=null,fd:1"
-        line += f" uml_dir={folder}/uml/ results={folder}"
         with self._console.open("wb") as console:
             self._process = subprocess.Popen(
-                [KERNEL, *line.split()],
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

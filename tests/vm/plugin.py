@@ -2,6 +2,7 @@
 
     pytest -p tests.vm.plugin tests/escape tests/kernel
     pytest -p tests.vm.plugin --vm-system FOLDER --vm-user NAME tests/vm/systemd
+    pytest -p tests.vm.plugin --vm-machine FOLDER tests/vm/processors
 
 Each report comes back from the guest as it was made there: outcome, output, duration. A test whose
 report does not come is a failure, with the guest's console.
@@ -22,9 +23,11 @@ import pytest
 from tests.vm.guest import (
     DISK,
     INSIDE,
+    LEAF,
     Command,
     Guest,
     GuestDied,
+    boot_machine,
     boot_on_host,
     boot_system,
     missing,
@@ -48,11 +51,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vm-silence", type=float, default=240, help="seconds between two reports")
     group.addoption("--vm-guests", type=int, default=0, help="how many at once (0: by processors)")
     group.addoption("--vm-system", default="", help="a folder that tests/vm/system.sh has made")
+    group.addoption("--vm-machine", default="", help="a folder that tests/vm/kernel.sh has made")
     group.addoption("--vm-user", default="", help="who runs the tests in that system")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no guest can pass."""
+    """Leave out what User-Mode Linux cannot pass."""
+    if config.option.vm_machine:
+        return
     left_out = [item for item in items if item.nodeid.startswith(tuple(LEFT_OUT))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -65,11 +71,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if session.testsfailed and not session.config.option.continue_on_collection_errors:
         raise session.Interrupted(f"{session.testsfailed} errors during collection")
     option = session.config.option
-    problem = missing(option.vm_system)
+    problem = missing(option.vm_system, option.vm_machine)
     if problem:
         raise pytest.UsageError(problem)
     count = option.vm_guests or min(2, os.cpu_count() or 1)
-    if option.vm_system:
+    if option.vm_system or option.vm_machine:
         count = 1
     relays = [_Relay(session, session.items[at::count]) for at in range(count)]
     relays = [relay for relay in relays if relay.waiting]
@@ -114,6 +120,8 @@ class _Relay:
         env["SBX_TEST_DISK"] = DISK
         people = (pwd.getpwuid(os.getuid()), "items"), (pwd.getpwuid(0), "items-root")
         commands = [self._command(user, env, name) for user, name in people]
+        if option.vm_machine:
+            return boot_machine(self._folder, Path(option.vm_machine), *commands)
         return boot_on_host(self._folder, *commands)
 
     def _command(self, user: pwd.struct_passwd, env: dict[str, str], name: str) -> Command:
@@ -126,7 +134,9 @@ class _Relay:
         words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.vm.record"]
         words += [f"--vm-record={INSIDE}/{RECORD}", f"@{INSIDE}/{name}"]
         env = {**env, "USER": user.pw_name}
-        return Command(words if mine else ["true"], user.pw_name, env, self._config.rootpath)
+        group = "" if user.pw_uid == 0 or self._config.option.vm_system else LEAF
+        words = words if mine else ["true"]
+        return Command(words, user.pw_name, env, self._config.rootpath, group)
 
     def run(self) -> Iterator[bool]:
         """Boot, relay every line, and account for what never came; True while there is more."""

@@ -63,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _strict_without_what_lacks(sbx: Sbx) -> None:
     """A policy of the user's own comes before the built-in one of its name."""
+    if os.path.exists("/dev/vda"):  # a machine, with a kernel as distributions have it
+        return
     text = Path(policies_dir(), "strict.toml").read_text()
     for layer in LACKING:
         refused = f'\n{layer} = "refuse"'

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.vm.guest import INSIDE, Command, GuestDied, boot_on_host, boot_system, missing
+from tests.vm.guest import INSIDE, LEAF, Command, GuestDied, boot_on_host, boot_system, missing
 
 DEADLINE_S = 900
 
@@ -34,7 +34,7 @@ def main() -> int:
     (folder / "shown").touch()
     (folder / "shown").chmod(0o666)
     words = ["sh", "-c", f'"$@" >{INSIDE}/shown 2>&1', "sh", *given.words]
-    command = Command(words, given.user, env, Path.cwd())
+    command = Command(words, given.user, env, Path.cwd(), "" if given.system else LEAF)
     guest = (
         boot_system(folder, Path(given.system), command)
         if given.system

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.guest import INSIDE, Command, Guest, GuestDied, boot_on_host, missing
+from tests.vm.guest import INSIDE, LEAF, Command, Guest, GuestDied, boot_on_host, missing
 
 Boot = Callable[[str], Guest]
 
@@ -34,7 +34,7 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
     def one(script: str) -> Guest:
         (tmp_path / "results").mkdir()
         user = pwd.getpwuid(os.getuid()).pw_name
-        command = Command(["sh", "-c", script], user, {"PATH": os.environ["PATH"]}, Path("/"))
+        command = Command(["sh", "-c", script], user, {"PATH": os.environ["PATH"]}, Path("/"), LEAF)
         guests.append(boot_on_host(tmp_path / "results", command))
         return guests[-1]
 
