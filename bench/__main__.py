@@ -25,15 +25,15 @@ def main() -> None:
         title = f"Starting a static program, {rounds} interleaved rounds; ratios to bwrap"
         clock.table(title, entries, "bwrap", ours.TARGETS)
 
-        for size_mib in ("30", "1024"):
-            api.start(str(root), size_mib, str(rounds))
-
         shell = folder / "shell"
         sbx = str(Path(sys.executable).parent / "sbx")
         made = [sbx, "rootfs", "from-host", str(shell), "sh", "sleep", "true"]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, timeout=60)
         costs.print_memory(shell, "sh")
-        living.main(shell, rounds)
+        lives = [row for mib in ("30", "1024") for row in api.rows(str(root), mib, str(rounds))]
+        lives += living.rows(shell, rounds)
+        title = f"The Python API and living sandboxes, medians of {rounds} interleaved rounds"
+        clock.comparisons(title, lives)
         costs.print_filters(rounds)
         network.main()
 

@@ -1,9 +1,11 @@
 """The Python API beside subprocess.run of bwrap, in a process of a given size.
 
 Arguments: ROOT, MiB resident, rounds. A process of its own for each size: what it holds counts.
+It prints the medians as JSON.
 """
 
 import cProfile
+import json
 import os
 import pstats
 import resource
@@ -13,16 +15,25 @@ from pathlib import Path
 
 import sandbox
 from bench import peers
-from bench.clock import Entry, measure, table
+from bench.clock import Comparison, Entry, measure
 from bench.payload import CODE
 
-TARGETS = {"sandbox.run": 0.6}
-INSIDE_TARGETS = {"Sandbox.run in a living sandbox": 0.6}
+RUN_RATIO = 0.6
+INSIDE_RATIO = 0.6
+PEER = "subprocess.run([bwrap, …])"
 
 
-def start(root: str, size_mib: str, rounds: str) -> None:
-    """Run this module in a process of `size_mib`."""
-    subprocess.run([sys.executable, "-m", "bench.api", root, size_mib, rounds], check=True)
+def rows(root: str, size_mib: str, rounds: str) -> list[Comparison]:
+    """What a process of `size_mib` pays for a sandbox, and for a command in one that lives."""
+    argv = [sys.executable, "-m", "bench.api", root, size_mib, rounds]
+    done = subprocess.run(argv, check=True, stdout=subprocess.PIPE)
+    peer, fresh, inside = json.loads(done.stdout)
+    found = []
+    if peer:
+        name = f"sandbox.run, {size_mib} MiB resident"
+        found.append(Comparison(name, fresh, PEER, peer, "ms", RUN_RATIO))
+    name = f"Sandbox.run, {size_mib} MiB resident"
+    return [*found, Comparison(name, inside, "sandbox.run", fresh, "ms", INSIDE_RATIO)]
 
 
 def _peer(root: Path) -> Entry | None:
@@ -35,7 +46,7 @@ def _peer(root: Path) -> Entry | None:
     def run() -> int:
         return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL).returncode
 
-    return Entry("subprocess.run([bwrap, …])", run, CODE)
+    return Entry(PEER, run, CODE)
 
 
 def _resident_mib() -> int:
@@ -44,11 +55,10 @@ def _resident_mib() -> int:
 
 
 def main() -> None:
-    """Print the tables of one size."""
+    """Print the figures of one size."""
     root, size_mib, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     # Written to, so that it is resident.
     ballast = bytearray(b"\1") * (max(0, size_mib - _resident_mib()) << 20)
-    now = _resident_mib()
     single = sandbox.Policy.default().with_identity(map="single", user=0)
 
     def run() -> int:
@@ -64,17 +74,17 @@ def main() -> None:
         peer = _peer(root)
         entries = [entry for entry in (peer, fresh, entered) if entry]
         measure(entries, rounds)
-    title = f"From a Python process of {now} MiB, {rounds} interleaved rounds; ratios to bwrap"
-    table(title, [entry for entry in (peer, fresh) if entry], "subprocess.run([bwrap, …])", TARGETS)
-    title = "A command in a living sandbox; ratios to a fresh run"
-    table(title, [fresh, entered], "sandbox.run", INSIDE_TARGETS)
+    broken = [f"{entry.name}: {entry.problem}" for entry in entries if entry.problem]
+    if broken:
+        raise SystemExit(f"bench: error: {'; '.join(broken)}")
+    print(json.dumps([e and e.median_s * 1e3 for e in (peer, fresh, entered)]))
     if os.environ.get("BENCH_PROFILE"):
         profile = cProfile.Profile()
         profile.enable()
         for _ in range(rounds):
             run()
         profile.disable()
-        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(25)
     del ballast
 
 

@@ -79,3 +79,28 @@ def table(title: str, entries: list[Entry], base: str, targets: dict[str, float]
             verdict = f"<= {targets[entry.name]:.2f} {met}"
         shown = f"{entry.median_s * 1e3:7.2f}ms {min(entry.times) * 1e3:7.2f}ms {ratio:7.2f}"
         print(f"{entry.name:<44} {shown}  {verdict}")
+
+
+@dataclass
+class Comparison:
+    """One row: a figure of ours beside `base`, what it is compared with; `target` is the most."""
+
+    name: str
+    ours: float
+    base_name: str
+    base: float
+    unit: str
+    target: float
+
+
+def comparisons(title: str, rows: list[Comparison]) -> None:
+    """Print figures of different kinds, each beside its own base."""
+    print(f"\n{title}\n")
+    print(f"{'':<34} {'':>11}   {'beside':<30} {'':>11} {'ratio':>6}  target")
+    for row in rows:
+        ratio = row.ours / row.base
+        verdict = f"<= {row.target:.2f} {'met' if ratio <= row.target else 'MISSED'}"
+        figures = [f"{value:8.1f} {row.unit:<3}" for value in (row.ours, row.base)]
+        print(
+            f"{row.name:<34} {figures[0]}  {row.base_name:<30} {figures[1]} {ratio:6.2f}  {verdict}"
+        )
