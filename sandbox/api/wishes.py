@@ -9,7 +9,7 @@ import marshal
 import os
 from functools import lru_cache
 
-from sandbox.errors import HostError, UsageError
+from sandbox.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
         uts: str | None
         pid: str | None
         allow: Iterable[str]
+        deny: Iterable[str]
+        dns: Iterable[str]
+        publish: Iterable[str]
         memory: int | str | None
         cpus: float | None
         pids: int | None
@@ -53,6 +56,9 @@ def overrides(
     uts: str | None = None,
     pid: str | None = None,
     allow: Iterable[str] = (),
+    deny: Iterable[str] = (),
+    dns: Iterable[str] = (),
+    publish: Iterable[str] = (),
     memory: int | str | None = None,
     cpus: float | None = None,
     pids: int | None = None,
@@ -62,16 +68,10 @@ def overrides(
     `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds all the
     processes and threads of the sandbox together; `network`, `ipc`, `uts` and `pid` may be
     "container:NAME" for those of a running sandbox; `memory` and `cpus` need a control group,
-    see [resources] of a policy. Raises HostError for what nothing can hold yet: `allow` needs a
-    network of the sandbox's own.
+    see [resources] of a policy. With
+    `network="user"`: `allow` and `deny` say what may be reached, `dns` which name servers are asked,
+    `publish` which ports of the host lead inside.
     """
-    lacking = [
-        f"{name}={value!r}: needs {what}, and sbx has no driver for one yet"
-        for name, value, what in (("allow", list(allow) or None, "a filtered network"),)
-        if value is not None
-    ]
-    if lacking:
-        raise HostError("these limits cannot be held", problems=tuple(lacking))
     values: dict[tuple[str, str], Any] = {
         ("process", "timeout"): timeout,
         ("process", "env"): dict(env) if env else None,
@@ -82,6 +82,10 @@ def overrides(
         ("namespaces", "ipc"): ipc,
         ("namespaces", "uts"): uts,
         ("namespaces", "pid"): pid,
+        ("network", "allow"): _words("allow", allow),
+        ("network", "deny"): _words("deny", deny),
+        ("network", "dns"): _words("dns", dns),
+        ("network", "publish"): _words("publish", publish),
         ("rlimits", "nproc"): pids,
         ("resources", "memory"): memory,
         ("resources", "cpus"): cpus,
@@ -91,6 +95,13 @@ def overrides(
         if value is not None:
             sections.setdefault(section, {})[key] = value
     return sections
+
+
+def _words(name: str, given: Iterable[str]) -> list[str] | None:
+    """A list of the policy; a string by itself would be taken apart letter by letter."""
+    if isinstance(given, str):
+        raise UsageError(f"{name} must be a list of strings", cause=f"found {given!r}")
+    return list(given) or None
 
 
 def absolute_mount(mount: model.Mount) -> dict[str, object]:

@@ -14,7 +14,6 @@ from sandbox.cli.parse import misread
 from sandbox.errors import UsageError
 
 _NOT_YET = "not in this version"
-_NO_PORTS = f"{_NOT_YET}: ports cannot be published; --network=host shows the host's network"
 _NO_IMAGES = f"{_NOT_YET}: ROOTFS is a folder, which an image is unpacked into first"
 _OWN_NAMESPACES = "not needed: a sandbox has namespaces of its own for everything"
 _ALWAYS = "not needed: always so"
@@ -23,8 +22,7 @@ _KERNEL_FILES = "not needed: /proc, /dev and /sys are as the policy says"
 # Names, how many words follow as values, and what to do instead.
 _ROWS: tuple[tuple[str, int, str], ...] = (
     # docker and podman
-    ("-p --publish", 1, _NO_PORTS),
-    ("-P --publish-all", 0, _NO_PORTS),
+    ("-P --publish-all", 0, "use -p 0:PORT for each port; sbx port shows what was picked"),
     ("--shm-size", 1, "put it into a policy file: filesystem.shm"),
     ("--cpu-quota --cpu-period", 1, "use --cpus NUMBER"),
     ("--cpuset-mems --memory-swappiness --blkio-weight-device", 1, _NOT_YET),
@@ -37,7 +35,7 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("--device", 1, "use -v DEVICE:DEVICE, for /dev/fuse, /dev/kvm and /dev/net/tun"),
     ("--userns", 1, 'the policy decides: identity.map = "range", "single" or "keep-id"'),
     ("--cgroupns", 1, f"{_OWN_NAMESPACES}, and the host's cannot be joined"),
-    ("--dns --add-host", 1, "mount a file instead: -v ./FILE:/etc/resolv.conf:ro or /etc/hosts"),
+    ("--add-host", 1, "mount a file instead: -v ./FILE:/etc/hosts:ro"),
     ("--sysctl", 1, 'put it into a policy file: sysctls."NAME" = "VALUE"'),
     ("--stop-timeout", 1, "put it into a policy file: process.grace"),
     ("--stop-signal", 1, "put process.grace into a policy file; sbx itself sends TERM, then KILL"),

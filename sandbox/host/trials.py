@@ -236,11 +236,74 @@ def facts() -> Value:
     return tuple(run_isolated(TRIALS[name]) for name in FACTS)
 
 
+def _in_network() -> None:
+    enter_user_namespace(syscall.CLONE_NEWNET)
+
+
+def try_tun() -> Value:
+    """A TUN device in a network namespace, with what spares checksums and cutting."""
+    _in_network()
+    path = "/dev/net/tun"
+    tun = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"tun0", 0x5001))  # TUNSETIFF
+        fcntl.ioctl(tun, 0x400454D0, 7)  # TUNSETOFFLOAD
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    return None
+
+
+def try_tproxy() -> Value:
+    """A rule that marks what is sent, and one that gives it to a transparent listener."""
+    from sandbox.linux import netlink, nftables
+
+    _in_network()
+    inet, name = nftables.INET, "sbx"
+    rules = (
+        nftables.table(inet, name),
+        nftables.chain(inet, name, "out", kind="route", hook=3, priority=nftables.MANGLE),
+        nftables.rule(inet, name, "out", *nftables.set_mark(1)),
+        nftables.chain(inet, name, "in", kind="filter", hook=0, priority=nftables.MANGLE),
+        nftables.rule(
+            inet,
+            name,
+            "in",
+            *nftables.matches(nftables.load_meta(nftables.META_NFPROTO), b"\2"),
+            *nftables.matches(nftables.load_meta(nftables.META_L4PROTO), b"\6"),
+            *nftables.transparent(nftables.IPV4, bytes([127, 0, 0, 1]), 1),
+        ),
+    )
+    try:
+        netlink.ask(netlink.NETFILTER, netlink.numbered(nftables.transaction(*rules)))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "nf_tables with tproxy") from None
+    return None
+
+
+def try_ipv6() -> Value:
+    """An IPv6 address in a network namespace."""
+    from sandbox.linux import netlink
+
+    _in_network()
+    address = netlink.add_address(netlink.LOOPBACK, b"\xfd" + bytes(15), 128)
+    try:
+        netlink.ask(netlink.ROUTE, netlink.numbered((address,)))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "IPv6") from None
+    return None
+
+
+def network() -> Value:
+    """The outcomes that NetworkFacts are made of."""
+    return tuple(run_isolated(work) for work in (try_tun, try_tproxy, try_ipv6))
+
+
 FACTS = ("userns", "overlay", "proc", "landlock", "seccomp", "time_namespace")
 TRIALS: dict[str, Callable[..., Value]] = {
     "facts": facts,
     "landlock": try_landlock,
     "namespaces": try_namespaces,
+    "network": network,
     "overlay": try_overlay,
     "proc": try_proc,
     "seccomp": try_seccomp,

@@ -118,9 +118,10 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
     """
     optional = int(bool(facts.proc_error))
     steps = [Step(ops.ProcWrite("self/oom_score_adj", OOM_SCORE, 1), "sbx")]
-    if policy.network.mode == "bridge" and PING_GROUPS not in dict(policy.sysctls):
-        # Group 0 of the outer user namespace is the caller's own; for all, ids are to be mapped.
-        write = ops.ProcWrite(f"sys/{PING_GROUPS.replace('.', '/')}", "0 65535", 1)
+    if policy.network.mode in ("user", "bridge") and PING_GROUPS not in dict(policy.sysctls):
+        # Group 0 of the outer user namespace is the caller's own (icmp(7)); for all, ids are mapped.
+        last = "0 65535" if policy.network.mode == "bridge" else "0 0"
+        write = ops.ProcWrite(f"sys/{PING_GROUPS.replace('.', '/')}", last, 1)
         steps.append(Step(write, policy.origin("network.mode")))
     for name, value in policy.sysctls:
         network = network_mode(policy)
@@ -233,10 +234,10 @@ def _notes(policy: Policy, request: Request, ids: Ids) -> list[tuple[str, str]]:
     if policy.namespaces.nested and request.shared and request.shared.room:
         cause = f"sandbox {request.shared.name}, with which it shares namespaces, allows none"
         notes.append(("no user namespaces can be made inside", cause))
-    if policy.network.mode == "host" and policy.landlock.tcp:
+    if policy.network.mode != "none" and policy.landlock.tcp:
         where = policy.origin("landlock.tcp")
         cause = f"landlock.tcp is true in {where}; a policy of your own can set it to false"
-        notes.append(("TCP is refused inside, also on the host's network", cause))
+        notes.append((f"TCP is refused inside, also with --network {policy.network.mode}", cause))
     return notes
 
 
@@ -316,7 +317,7 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         *group,
         *mounts,
         *([] if "uts" in policy.shared else [Step(hostname, policy.origin("process.hostname"))]),
-        *network_steps(policy, lost),
+        *network_steps(policy, lost, request.network),
         *_kernel_settings(policy, facts),
         *_time(policy, facts, lost),
         Step(ops.Pivot(), "sbx"),

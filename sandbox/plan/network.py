@@ -9,6 +9,7 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.host.network import NetworkFacts
     from sandbox.policy.model import Policy
 
 
@@ -26,6 +27,7 @@ class Mode(Record):
 
 MODES = {
     "none": Mode(namespace=True),
+    "user": Mode(namespace=True, service=True),
     "bridge": Mode(namespace=True, service=True),
     "host": Mode(namespace=False),
 }
@@ -40,14 +42,20 @@ def network_mode(policy: Policy) -> Mode:
     return MODES[policy.network.mode]
 
 
-def network_steps(policy: Policy, lost: list[Degradation]) -> list[Step]:
-    """The steps inside the new network namespace."""
+def network_steps(
+    policy: Policy, lost: list[Degradation], facts: NetworkFacts | None = None
+) -> list[Step]:
+    """The steps inside the new network namespace; `facts` are for the mode "user" alone."""
     if not network_mode(policy).namespace:
         where = policy.origin("network.mode")
         cause = f"network.mode is {policy.network.mode} (from {where})"
         quiet = policy.by_flag("network.mode")
         lost.append(Degradation("network", "the network namespace", cause, quiet))
         return []
+    if facts:
+        from sandbox.plan.endpoints import endpoint_steps
+
+        return list(endpoint_steps(policy, facts, lost))
     steps = []
     if policy.network.loopback and not network_mode(policy).shared:
         steps.append(Step(ops.Loopback(), policy.origin("network.loopback")))

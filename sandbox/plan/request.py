@@ -10,6 +10,7 @@ DISK_OVERLAY = "overlay-disk"  # storage "overlay" whose changes need a folder o
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.host.accounts import Account
+    from sandbox.host.network import NetworkFacts
     from sandbox.plan.ops import Extents, Op
     from sandbox.policy.model import Policy
 
@@ -68,7 +69,8 @@ class Request(Record):
     comes with the network, `accounts` the root's own passwd and group, looked up where the
     payload's user has no line, b"" for what is no regular file. `cgroup` None: nobody has looked.
     `devices` are ("/dev/name", "major:minor") of what resources.io_max names. `shared`: the sandbox
-    that policy.shared names.
+    that policy.shared names. `network`: what the host can do for the network mode "user", None for
+    others.
     """
 
     rootfs: Source
@@ -91,6 +93,7 @@ class Request(Record):
     cgroup: Available | None = None
     devices: tuple[tuple[str, str], ...] = ()
     shared: Shared | None = None
+    network: NetworkFacts | None = None
 
     def source(self, path: str) -> Source | None:
         """The bind source for a policy path; None when an optional one was absent."""

@@ -37,6 +37,7 @@ _RANKS: dict[str, Sequence[object]] = {
     "filesystem.sys": model.SYS_MODES,
     "network.mode": (model.NETWORK_MODES[0], model.CONTAINER, *model.NETWORK_MODES[1:]),
     "network.loopback": (False, True),
+    "network.sni": (True, False),
     "process.init": (True, False),
     "process.tty": (False, True),
     "seccomp.base": model.SECCOMP_BASES,
@@ -47,16 +48,14 @@ _RANKS: dict[str, Sequence[object]] = {
 }
 # Lists where more entries allow more, and lists where fewer do.
 _GRANTS = (
-    "namespaces.shares",
-    "namespaces.shareable",
-    "process.env_pass",
-    "capabilities.keep",
-    "capabilities.add",
-    "seccomp.sockets",
+    *("namespaces.shares", "namespaces.shareable"),
+    *("process.env_pass", "capabilities.keep", "capabilities.add", "seccomp.sockets"),
+    *("network.allow", "network.publish"),
 )
 _DENIALS = (
     "filesystem.masked",
     "filesystem.locked",
+    "network.deny",
     "seccomp.groups",
     "landlock.scopes",
 )
@@ -72,6 +71,8 @@ _BOUNDS: dict[str, tuple[float, Callable[[Any], str]]] = {
     "resources.cpu_weight": (100, str),
     "resources.io_weight": (100, str),
     "network.rate": (_UNBOUNDED, lambda value: f"{format_rate(value)}bit/s"),
+    "network.connections": (_UNBOUNDED, str),
+    "network.connections_per_second": (_UNBOUNDED, str),
     "process.timeout": (_UNBOUNDED, format_duration),
     "process.grace": (0, format_duration),
     "process.output_limit": (_UNBOUNDED, format_size),

@@ -239,6 +239,39 @@ def io_max(value: object) -> str:
     return f"{device}:{','.join(f'{name}={number}' for name, number in found.items())}"
 
 
+def rule(value: object) -> str:
+    """A rule of what may be reached, in its canonical spelling."""
+    from sandbox.policy.egress import parse_rule
+
+    text: str = _parsed(parse_rule, value).text
+    return text
+
+
+def name_server(value: object) -> str:
+    """The address of a name server."""
+    from sandbox.policy.egress import parse_upstream
+
+    _parsed(parse_upstream, value)
+    return line(value)
+
+
+def publish(value: object) -> str:
+    """[IP:]HOSTPORT:PORT[/udp]."""
+    from sandbox.policy.egress import parse_publish
+
+    _parsed(parse_publish, value)
+    return line(value)
+
+
+def _parsed(parse: Callable[[str], Any], value: object) -> Any:
+    try:
+        return parse(string(value))
+    except ValueError as error:
+        if isinstance(error, Bad):
+            raise
+        raise bad(str(error)) from None
+
+
 def limit(value: object) -> Any:
     """(soft, hard) of a resource limit, or "inherit" for the caller's own."""
     return INHERIT if value == INHERIT else _limit(value)

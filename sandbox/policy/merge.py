@@ -1,7 +1,8 @@
 """From layers to one Policy: later layers win, every value remembers where it came from.
 
 Most keys replace. Mounts and tmpfs merge by target, env, rlimits, sysctls and on_missing by
-name; masked, locked and env_pass grow; capabilities.add and drop change what is kept so far.
+name; masked, locked, env_pass and the network's allow, deny and publish grow; capabilities.add and
+drop change what is kept so far.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-_GROWING = ("filesystem.masked", "filesystem.locked", "process.env_pass")
+_GROWING = (
+    *("filesystem.masked", "filesystem.locked", "process.env_pass"),
+    *("network.allow", "network.deny", "network.publish"),
+)
 _BY_TARGET = {
     "filesystem.mounts": "filesystem.tmpfs",
     "filesystem.tmpfs": "filesystem.mounts",
@@ -154,6 +158,7 @@ def build_policy(layers: Sequence[Layer]) -> model.Policy:
     name = next((layer.name for layer in reversed(layers) if layer.name), "")
     try:
         policy = _make_policy(name or (layers[0].origin if layers else "none"), merge)
+        policy = _with_network(policy)
     except (KeyError, TypeError):
         # Only values that were reported above can be missing or of the wrong shape.
         if not problems:
@@ -214,6 +219,22 @@ def _make_policy(name: str, merge: _Merge) -> model.Policy:
         on_missing=tuple(merge.values.get("on_missing", {}).items()),
         origins=tuple(merge.origins.items()),
     )
+
+
+def _with_network(policy: model.Policy) -> model.Policy:
+    """What a network of the sandbox's own brings along: its rules judge connections, and so
+    take the place of a refusal that a policy of sbx's own has for the time without."""
+    if policy.network.mode not in model.JUDGED_MODES:
+        return policy
+    mode = policy.origin("network.mode")
+    sockets = tuple(dict.fromkeys((*policy.seccomp.sockets, "inet", "inet6")))
+    if sockets != policy.seccomp.sockets:
+        origins = (*policy.origins, ("seccomp.sockets", mode))
+        policy = policy.replace(seccomp=policy.seccomp.replace(sockets=sockets), origins=origins)
+    if policy.landlock.tcp and not policy.asked("landlock.tcp"):
+        origins = (*policy.origins, ("landlock.tcp", mode))
+        policy = policy.replace(landlock=policy.landlock.replace(tcp=False), origins=origins)
+    return policy
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

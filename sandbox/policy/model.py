@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     RootMode = Literal["auto", "overlay", "copy", "bind"]
     ProcMode = Literal["pid", "full"]
     SysMode = Literal["none", "read-only"]
-    NetworkMode = Literal["none", "bridge", "host"]
+    NetworkMode = Literal["none", "user", "bridge", "host"]
     SeccompBase = Literal["allow", "deny", "unconfined"]
     LandlockFs = Literal["strict", "write", "none"]
     OnMissing = Literal["refuse", "degrade"]
@@ -31,10 +31,11 @@ SECCOMP_BASES = ("allow", "deny", "unconfined")
 LANDLOCK_FS = ("strict", "write", "none")
 ON_MISSING = ("refuse", "degrade")
 SOCKET_FAMILIES = ("unix", "inet", "inet6", "netlink")
-LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup")
+LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup", "network")
 CGROUP_DRIVERS = ("auto", "delegated", "systemd", "root", "none")
 BUILT_IN = ("strict.toml", "default.toml", "ci.toml", "permissive.toml")  # as origins
-NETWORK_MODES = ("none", "bridge", "host")
+NETWORK_MODES = ("none", "user", "bridge", "host")
+JUDGED_MODES = ("user",)  # what may be reached is judged beside the sandbox
 # What can be shared with another sandbox, and how its name is written: "container:NAME".
 SHAREABLE = ("net", "ipc", "uts", "pid")
 CONTAINER = "container:"
@@ -64,6 +65,7 @@ RLIMIT_NAMES = (
 DEFAULT_SIZE = 256 << 20
 DEFAULT_INODES = 32768
 DEFAULT_SHM = 64 << 20
+DEFAULT_MTU = 65520
 
 
 class Identity(Record):
@@ -146,6 +148,11 @@ class Network(Record):
     """`mode` names a driver of the network registry, or is "container:NAME" for the network of
     a running sandbox; `loopback` brings `lo` up.
 
+    In the mode "user": `allow` and `deny` are rules of what may be reached (policy/egress.py),
+    `dns` name servers instead of the host's, `publish` ports of the host that lead inside. `mtu`
+    in bytes. `sni`: what is connected to by a name's rule must name it, on the ports 80 and 443.
+    `connections` at once and `connections_per_second`, 0 = no bound but the program's own.
+
     Of the mode bridge: `name` is the network, "" = the default one; `aliases` are further names on
     it; `rate` bounds what the sandbox sends and what it receives, in bits a second, `delay` in
     seconds and `loss` in percent are done to what it sends; 0 leaves it to the network.
@@ -153,6 +160,14 @@ class Network(Record):
 
     mode: str = "none"
     loopback: bool = True
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    mtu: int = DEFAULT_MTU
+    sni: bool = False
+    connections: int = 0
+    connections_per_second: int = 0
     name: str = ""
     aliases: tuple[str, ...] = ()
     rate: int = 0

@@ -68,6 +68,8 @@ SHM = "/dev/shm"  # noqa: S108 - a path inside the sandbox
 NAMED_DEVICES = ("/dev/fuse", "/dev/kvm", "/dev/net/tun")
 # A few steps each, of the 4096 that a plan may have.
 MOUNTS_MAX = 512
+RULES_MAX = 4096
+SERVERS_MAX = 8
 _KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 
 
@@ -235,6 +237,14 @@ SECTIONS: dict[str, dict[str, Check]] = {
     "network": {
         "mode": _or_shared(choice(NETWORK_MODES, "mode")),
         "loopback": boolean,
+        "allow": each(fields.rule, RULES_MAX),
+        "deny": each(fields.rule, RULES_MAX),
+        "dns": each(fields.name_server, SERVERS_MAX),
+        "publish": each(fields.publish, RULES_MAX),
+        "mtu": fields.integer(1280, 65520),
+        "sni": boolean,
+        "connections": fields.integer(0, 65536),
+        "connections_per_second": fields.integer(0, 1 << 20),
         "name": fields.network_name,
         "aliases": each(fields.hostname),
         "rate": fields.bit_rate,

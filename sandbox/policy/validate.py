@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sandbox.linux.capabilities import NAMES as CAPABILITIES
 from sandbox.policy.fields import Bad, suggest
+from sandbox.policy.model import JUDGED_MODES
 from sandbox.policy.schema import SECTIONS, TABLES, TOP
 from sandbox.policy.units import quote
 
@@ -124,6 +125,7 @@ def check_policy(policy: Policy) -> list[Finding]:
         where = policy.origin("filesystem.read_only")
         text = f"would keep nothing: filesystem.read_only is true in {where}"
         found.append(("filesystem.persist", text))
+    found += _check_network(policy)
     found += _check_resources(policy)
     targets = [("mounts", mount.target) for mount in files.mounts]
     targets += [("tmpfs", entry.target) for entry in files.tmpfs]
@@ -134,6 +136,20 @@ def check_policy(policy: Policy) -> list[Finding]:
             text = f"{quote(target)} would be hidden: {quote(hidden)} is masked"
             found.append((f"filesystem.{kind}.{target}", text))
     return found
+
+
+def _check_network(policy: Policy) -> list[Finding]:
+    """Rules that are wished for by hand must have a network that follows them."""
+    wanted = policy.network
+    if wanted.mode in JUDGED_MODES:
+        return []
+    where = policy.origin("network.mode")
+    text = f'needs network.mode = "user", and it is {quote(wanted.mode)} (from {where})'
+    return [
+        (key, text)
+        for name in ("allow", "deny", "dns", "publish", "sni")
+        if getattr(wanted, name) and policy.by_flag(key := f"network.{name}")
+    ]
 
 
 def _check_resources(policy: Policy) -> list[Finding]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandbox.host.facts import HostFacts
+    from sandbox.host.network import NetworkFacts
     from sandbox.plan.request import Shared
     from sandbox.policy.model import Mount, Policy
 
@@ -174,8 +175,22 @@ def _owners(root: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _host_files() -> tuple[tuple[str, bytes], ...]:
-    """What names are resolved with, for a run on the host's network."""
+def _network(policy: Policy) -> NetworkFacts | None:
+    if policy.network.mode != "user":
+        return None
+    from sandbox.host.network import network_facts
+
+    return network_facts()
+
+
+def _network_files(policy: Policy) -> tuple[tuple[str, bytes], ...]:
+    """What names are resolved with, for a network that the host's name servers are reached by."""
+    if policy.network.mode == "user":
+        from sandbox.plan.endpoints import files
+
+        return files()
+    if policy.network.mode != "host":
+        return ()
     found = []
     for path in ("/etc/resolv.conf", "/etc/hosts"):
         try:
@@ -293,9 +308,10 @@ def gather(
         upper_id=_identity(policy.filesystem.persist or upper),
         program=compiled.filter,
         owners=_owners(root.path),
-        files=_host_files() if policy.network.mode == "host" else files,
+        files=(*_network_files(policy), *files),
         accounts=(b"", b"") if account.name else _accounts(root.path),
         cgroup=find_group(policy.resources.driver, asked=_limits_matter(policy)),
         devices=_devices(policy),
         shared=_shared(policy),
+        network=_network(policy),
     )

@@ -88,7 +88,8 @@ def details(folder: Folder) -> dict[str, object]:
             for layer, lost, cause in known.degradations
         ],
         "cgroup": _cgroup(folder),
-        "ports": [],
+        "ports": published(folder),
+        "network_account": network_account(folder),
         "history": [_moment(moment) for moment in life.moments],
         "report": report.as_dict() if report else None,
     }
@@ -109,6 +110,30 @@ def _cgroup(folder: Folder) -> dict[str, object] | None:
         if group:
             group.release()
     return {"driver": driver, "path": path, "used": used}
+
+
+def published(folder: Folder) -> list[dict[str, object]]:
+    """The ports of the host that lead inside: protocol, address, port, and inner port."""
+    found = _json(folder, "ports")
+    return found if isinstance(found, list) else []
+
+
+def network_account(folder: Folder) -> dict[str, object] | None:
+    """What it has reached so far and what it was refused; None where nobody counts."""
+    found = _json(folder, "network")
+    if not isinstance(found, dict):
+        return None
+    return {"ports": published(folder), "lost": "", **found}
+
+
+def _json(folder: Folder, name: str) -> object:
+    """What stands in a file of the folder, None when nothing sound does."""
+    import json
+
+    try:
+        return json.loads(folder.read(name))
+    except (OSError, ValueError):
+        return None
 
 
 def init_pid(life: History) -> int | None:
@@ -181,7 +206,8 @@ def ended_report(folder: Folder, life: History) -> Report:
         budget.dropped += output.lost
     subject = Subject(known.name, known.policy, known.network, known.has_init, known.storage_reason)
     account = parse_account(folder.read("account"))
-    return make_report(subject, plan, _outcome(life), budget, account=account)
+    network = network_account(folder)
+    return make_report(subject, plan, _outcome(life), budget, account=account, network=network)
 
 
 def _log(folder: Folder) -> list[Output]:

@@ -18,7 +18,7 @@ from sandbox.runtime.signals import signal_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Literal
+    from typing import Any, Literal
 
     from sandbox.errors import SbxError
     from sandbox.plan.request import Plan
@@ -65,7 +65,8 @@ class Report(Record):
     `layers` were in force; `degradations` were not. `notes` are (what, cause) of what else there
     was to say of the plan. `cgroup` is what the control group counted, None where
     there was none: then `memory_peak_bytes` and `pids_peak` of all processes together and
-    `oom_kills` cannot be known. `phase`: where a set-up failed:
+    `oom_kills` cannot be known. `network_account` says what it reached and what it was
+    refused, None where nobody counts (docs/network.md). `phase`: where a set-up failed:
     prepare (nothing was started), decode, clone, map, setup, security or exec.
     """
 
@@ -98,6 +99,7 @@ class Report(Record):
     cgroup: Account | None = None
     phase: str | None = None
     disk_full: str = ""
+    network_account: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The report for JSON, with its schema and the signal's name."""
@@ -216,6 +218,7 @@ def make_report(
     budget: Budget,
     lost: OSError | None = None,
     account: Account | None = None,
+    network: dict[str, Any] | None = None,
 ) -> Report:
     """The report of a payload that ran; `lost` is what kept output from being written.
 
@@ -269,6 +272,7 @@ def make_report(
         oom_kills=account.oom_kills if account else None,
         cgroup=account,
         disk_full=outcome.full,
+        network_account=network,
     )
 
 

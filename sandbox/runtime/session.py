@@ -10,7 +10,7 @@ import errno
 import os
 import time
 
-from sandbox.errors import SbxError, SetupError
+from sandbox.errors import SbxError, SetupError, UsageError
 from sandbox.host.probe import forget_facts, host_facts
 from sandbox.launcher import events
 from sandbox.launcher.spawn import launch
@@ -39,6 +39,7 @@ from sandbox.services.storage import DRIVERS, prepare_nothing, remove_tree
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from sandbox.host.facts import HostFacts
     from sandbox.launcher.events import Event
@@ -213,6 +214,7 @@ class _Session:
         self._overlay_refused = False
         self._told: set[tuple[str, str]] = set()
         self._network: Network | None = None
+        self._network_account: dict[str, Any] | None = None
         self._storage_reason = ""
         self._named = named
         self._kept: Kept | None = None
@@ -355,6 +357,12 @@ class _Session:
         if network_mode(self._policy).service:
             from sandbox.services.network import DRIVERS as NETWORKS
 
+            if self._options.keep and self._options.keep.restarts:
+                raise UsageError(
+                    f"--restart cannot be used with --network {self._policy.network.mode}",
+                    cause="the network of a sandbox ends with its first life",
+                    hint="leave --restart out, or let a service manager start it again",
+                )
             prepare = NETWORKS[self._policy.network.mode]
             self._network = prepare(self._policy, self._task.name, self._tell)
 
@@ -370,6 +378,7 @@ class _Session:
             return
         try:
             network.close(living=self._living)
+            self._network_account = network.account()
         except SbxError as error:
             self._tell(error.what, "; ".join(error.problems) or error.cause)
 
@@ -387,8 +396,10 @@ class _Session:
                 self._kept.hold(self._group.share())
             if layer:
                 self._kept.hold(layer.share())
-            for lock in self._network.share() if self._network else ():
-                self._kept.hold(lock)
+            if self._network:
+                for lock in self._network.share():
+                    self._kept.hold(lock)
+                self._network.record(self._kept.folder.fd)
             plan = self._kept.adopt(plan, reason)
         self._plan, self._storage_reason = plan, reason
         for lost in plan.degradations:
@@ -428,6 +439,7 @@ class _Session:
             self._streams.budget,
             next(iter(self._streams.errors()), None),
             self._account,
+            self._network_account,
         )
 
     def _supervise(self, message: bytes) -> Turns[Outcome]:
@@ -470,6 +482,7 @@ class _Session:
                 prepare=self._connect if self._network else None,
                 detach=self._detach,
                 orders=options.orders,
+                beside=self._network,
             )
             return (yield from supervisor.turns())
         finally:

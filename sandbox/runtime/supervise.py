@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandbox.runtime.orders import Orders
     from sandbox.runtime.streams import Streams
     from sandbox.runtime.terminal import Terminal
+    from sandbox.services.network import Network
 
     T = TypeVar("T")
     # Yields whom to wait for and is sent what poll(2) would have found; None says that the next
@@ -85,6 +86,7 @@ class Supervisor:
     were opened inside, to be closed by it: all namespaces are there, and the payload is not. An
     exception of it ends the sandbox.
     With `detach` its task ends as soon as the payload runs. `orders` come from other threads.
+    `beside`: what carries the network, heard while the sandbox lives.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Supervisor:
         prepare: Callable[[int, tuple[int, ...]], None] | None = None,
         detach: bool = False,
         orders: Orders | None = None,
+        beside: Network | None = None,
     ) -> None:
         self._launched = launched
         self._streams = streams
@@ -112,6 +115,7 @@ class Supervisor:
         self._early: list[int] = []
         self._detach = detach
         self._orders = orders
+        self._beside = beside
         self._began = time.monotonic()
         self._deadline = self._began + timeout_s if timeout_s else None
         self._stage = _LIVING
@@ -173,6 +177,8 @@ class Supervisor:
         if self._orders and self._orders.fd in ready:
             for number in self._orders.read():
                 self._on_request(number)
+        if self._beside and self._beside.fileno() in ready:
+            self._beside.hear()
         if not self._dead and (self._launched.pidfd in ready or self._gone_unseen()):
             self._reap()
         self._streams.step(ready)
@@ -184,6 +190,8 @@ class Supervisor:
         wanted = {self._inbox.fd: select.POLLIN}
         if self._orders:
             wanted[self._orders.fd] = select.POLLIN
+        if self._beside:
+            wanted[self._beside.fileno()] = select.POLLIN
         if self._channel_open:
             wanted[self._channel_fd()] = select.POLLIN
         if not self._dead:

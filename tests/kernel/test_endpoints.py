@@ -21,7 +21,7 @@ from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Policy
 from sandbox.runtime.session import RunOptions, run_session
 from sandbox.runtime.task import Task
-from sandbox.services.network import DRIVERS
+from sandbox.services.network import DRIVERS, Network
 
 TUNGETIFF = 0x800454D2
 TUN_FLAGS = 0x1 | 0x1000 | 0x4000  # IFF_TUN, IFF_NO_PI, IFF_VNET_HDR
@@ -29,10 +29,8 @@ INDEX = 77
 ADDRESS = bytes([10, 0, 2, 100])
 
 
-class Taker:
+class Taker(Network):
     """A driver that takes what is handed out and looks at it."""
-
-    files: tuple[tuple[str, bytes], ...] = ()
 
     def __init__(self) -> None:
         self.look: Callable[[tuple[int, ...]], None] = lambda _: None
@@ -41,21 +39,15 @@ class Taker:
     def __call__(self, _policy: Policy, _name: str, _tell: Callable[[str, str], None]) -> Taker:
         return self
 
-    def share(self) -> tuple[int, ...]:
+    def connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
         """As a driver's handle."""
-        return ()
-
-    def connect(self, _pid: int, descriptors: tuple[int, ...]) -> None:
-        """As a driver's handle."""
+        assert pid > 0
         self.count = len(descriptors)
         try:
             self.look(descriptors)
         finally:
             for fd in descriptors:
                 os.close(fd)
-
-    def close(self, *, living: bool) -> None:
-        """As a driver's handle."""
 
 
 @pytest.fixture
@@ -68,7 +60,7 @@ def taker(monkeypatch: pytest.MonkeyPatch) -> Taker:
 
 def run(monkeypatch: pytest.MonkeyPatch, rootfs: Path, *operations: ops.Op, argv: str) -> str:
     steps = [Step(op, "test") for op in operations]
-    monkeypatch.setattr("sandbox.plan.compile.network_steps", lambda _policy, _lost: steps)
+    monkeypatch.setattr("sandbox.plan.compile.network_steps", lambda *_: steps)
     out = bytearray()
     options = RunOptions(stdout=out, forward_signals=False)
     policy = build_policy([*load_policy("default")])

@@ -18,10 +18,10 @@ from sandbox.policy.model import Policy
 from sandbox.runtime.report import Report
 from sandbox.runtime.session import RunOptions, run_session
 from sandbox.runtime.task import Task
-from sandbox.services.network import DRIVERS
+from sandbox.services.network import DRIVERS, Network
 
 
-class Driver:
+class Driver(Network):
     """A driver that only looks; `fails` makes its start or its end fail."""
 
     def __init__(self, fails: str = "") -> None:
@@ -38,10 +38,6 @@ class Driver:
         tell("a driver is at work", f"for {name}")
         self.files = (("/etc/hosts", b"192.0.2.1 elsewhere\n"),)
         return self
-
-    def share(self) -> tuple[int, ...]:
-        """As a driver's handle."""
-        return ()
 
     def connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
         """As a driver's handle."""

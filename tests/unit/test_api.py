@@ -253,11 +253,22 @@ def test_an_unknown_policy_and_wrong_values_are_policy_errors() -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_limits_that_nothing_can_hold_are_refused_together(played: Played) -> None:
-    with pytest.raises(sandbox.HostError) as caught:
-        run(memory="512M", allow=["example.org"], pids=64)
-    assert len(caught.value.problems) == 1
+def test_rules_of_the_network(played: Played) -> None:
+    with pytest.raises(sandbox.PolicyError) as caught:
+        run(network="user", allow=["exa mple", "b"], publish=["80"], dns=["x"])
+    assert len(caught.value.problems) == 3
+    with pytest.raises(sandbox.UsageError, match="allow must be a list"):
+        run(network="user", allow="example.org")
     assert played.policy is None
+    lists = {"allow": ["example.org:443"], "deny": ["a.example"], "dns": ["192.0.2.1"]}
+    run(network="user", publish=["0:80"], **lists)
+    policy: Any = played.policy
+    assert {name: list(getattr(policy.network, name)) for name in lists} == lists
+    assert policy.network.publish == ("0:80",)
+    assert not policy.landlock.tcp
+
+
+def test_limits(played: Played) -> None:
     run(pids=64, memory="512M", cpus=1.5)
     policy: Any = played.policy
     assert {limit.name: limit.soft for limit in policy.rlimits}["nproc"] == 64

@@ -60,10 +60,19 @@ def _text_rows(one: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def port(parsed: Parsed) -> int:
-    """List the ports of SANDBOX that the host has published. In this version there are none."""
+    """List the ports of the host that lead into SANDBOX, as PORT/PROTOCOL -> ADDRESS:PORT."""
+    from sandbox.runtime.inspect import published
+
     folder = find(parsed.words[0])
-    folder.close()
-    render.note(f"no port of {folder.name} is published: this version cannot publish any")
+    try:
+        found = published(folder)
+    finally:
+        folder.close()
+    if not found:
+        render.note(f"no port of {folder.name} is published; see sbx run --publish")
+    for row in found:
+        address = f"[{row['address']}]" if ":" in str(row["address"]) else row["address"]
+        render.show(f"{row['inner']}/{row['protocol']} -> {address}:{row['port']}")
     return 0
 
 

@@ -34,15 +34,15 @@ def test_each_has_its_hint(capsys: pytest.CaptureFixture[str], name: str) -> Non
 
 def test_all_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     line = (
-        "run --rootfs -Pit -p 80:80 --shm-size=1g -aX --bind /a /b --nmae=x --env-file /nowhere -Z "
-        "image sh --gpus"
+        "run --rootfs -Pit --add-host x --shm-size=1g -aX --bind /a /b --nmae=x "
+        "--env-file /nowhere -Z image sh --gpus"
     )
     assert main(line.split()) == 2
     shown = capsys.readouterr().err.splitlines()
     assert shown[0] == "sbx: error: the command line has 9 problems"
     assert [line.split()[0] for line in shown[1:]] == [
-        "--rootfs:", "-P:", "-p:", "--shm-size:", "-a:", "--bind:", "--nmae:", "-Z:", "--env-file:",
-        "hint:",
+        "--rootfs:", "-P:", "--add-host:", "--shm-size:", "-a:", "--bind:", "--nmae:", "-Z:",
+        "--env-file:", "hint:",
     ]  # fmt: skip
     assert "--nmae: no such option; did you mean --name?" in shown[7]
 

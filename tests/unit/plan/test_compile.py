@@ -10,6 +10,7 @@ import pytest
 from sandbox.errors import HostError
 from sandbox.host.accounts import Account
 from sandbox.host.facts import HostFacts
+from sandbox.host.network import NetworkFacts
 from sandbox.plan import compile as compiler
 from sandbox.plan import explain, ops, wire
 from sandbox.plan.compile import choose_storage, compile_plan
@@ -92,6 +93,7 @@ def test_the_same_is_not_decided_twice(facts: HostFacts, monkeypatch: pytest.Mon
         "cgroup": Available("root"),
         "devices": (("/dev/sda", "8:0"),),
         "shared": Shared("0123456789ab", "infra", ((0, 1000, 1),), ((0, 1000, 1),), True, "1"),
+        "network": NetworkFacts("", "", ""),
     }
     assert {*changed, "argv", "env"} == set(Request._fields)
     for number, (name, value) in enumerate(changed.items()):

@@ -60,8 +60,9 @@ def wants(policy: Policy, layer: str, lack: dict[str, Any]) -> bool:
 
 
 def test_every_layer_is_here() -> None:
-    # Control groups are test_resources' own: their lack matters to those who asked.
-    assert {*LACKS, "cgroup"} == set(model.LAYERS)
+    # Control groups are test_resources' own, and networks test_endpoints': their lack matters to
+    # those who asked.
+    assert {*LACKS, "cgroup", "network"} == set(model.LAYERS)
 
 
 @pytest.mark.parametrize(("layer", "lack"), CASES)

@@ -163,6 +163,9 @@ def test_what_may_be_missing() -> None:
     assert not any(load("permissive").refuses(layer) for layer in model.LAYERS)
 
 
+LIMITS = ("connections", "connections_per_second")
+
+
 def test_a_root_policy_says_everything() -> None:
     """What it left open would be a default that protects little."""
     open_keys = {
@@ -175,6 +178,7 @@ def test_a_root_policy_says_everything() -> None:
         "capabilities.add",
         "seccomp.profile",
         *(f"namespaces.{kind}" for kind in ("ipc", "uts", "pid")),
+        *(f"network.{key}" for key in ("deny", "dns", "publish", "mtu", *LIMITS)),
         *(f"resources.{key}" for key in model.Resources._fields if key not in {"memory", "pids"}),
     }
     for name in ("strict", "default"):

@@ -1,0 +1,330 @@
+"""The driver of the mode "user": starts the process that carries the network, and hands it over.
+
+The ports of the host are bound first, so a busy one is an error while nothing is made. The process
+starts before the launcher and loads while that works; once the sandbox is held it is given what
+was opened inside. Nobody waits for it: packets do, in the device.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import errno
+import marshal
+import os
+import select
+import sys
+
+from sandbox.errors import HostError, SetupError
+from sandbox.host.network import network_facts
+from sandbox.launcher.image import seal_bytes
+from sandbox.plan.endpoints import addresses, names
+from sandbox.policy.egress import parse_publish, parse_upstream, show_address
+from sandbox.services.network import Network
+from sandbox.services.network.user.upstreams import host_upstreams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+
+    from sandbox.policy.egress import Publish
+    from sandbox.policy.model import Policy
+    from sandbox.services.network import Tell
+else:  # the module `signal` would import enum
+    import _signal as signal
+
+_CHANNEL = 3
+# Descriptors that were inheritable in the caller end here.
+_CHILD = (
+    f"import os,sys;os.closerange({_CHANNEL + 1},1<<30);sys.path.append(sys.argv[1]);"
+    f"from sandbox.services.network.user.serve import main;main({_CHANNEL})"
+)
+_BACKLOG = 4096
+_A_MESSAGE = 200  # descriptors; the kernel takes 253 (SCM_MAX_FD)
+_LINE_MAX = 4096
+_ACCOUNT_MAX = 4 << 20
+_END_S = 3.0
+
+
+class UserNetwork(Network):
+    """The process, the socket to it, the account that it writes, and the ports of the host."""
+
+    def __init__(self, policy: Policy, name: str, tell: Tell) -> None:
+        """Bind the ports and start the process. Raises SbxError with nothing made."""
+        self._policy = policy
+        self._tell = tell
+        self._facts = network_facts()
+        self._published: list[tuple[_socket.socket, int]] = []
+        self._channel: _socket.socket | None = None
+        self._pid = 0
+        self._account_fd = -1
+        self._lost = ""
+        self._final: dict[str, Any] | None = None
+        del name
+        try:
+            for text in policy.network.publish:
+                self._publish(text)
+            self._account_fd = os.memfd_create("sbx-network", os.MFD_CLOEXEC)
+            self._start()
+        except OSError as error:
+            self._drop()
+            cause = (error.strerror or str(error)).lower()
+            raise SetupError("cannot start the network of the sandbox", cause=cause) from error
+        except BaseException:
+            self._drop()
+            raise
+
+    # ---- before the sandbox ------------------------------------------------------------------
+
+    def _publish(self, text: str) -> None:
+        wanted = parse_publish(text)
+        for number in range(wanted.high - wanted.low + 1):
+            self._published.append(self._bind(text, wanted, number))
+
+    def _bind(self, text: str, wanted: Publish, number: int) -> tuple[_socket.socket, int]:
+        family = _socket.AF_INET if len(wanted.address) == 4 else _socket.AF_INET6
+        stream = wanted.protocol == "tcp"
+        kind = _socket.SOCK_STREAM if stream else _socket.SOCK_DGRAM
+        place = show_address(wanted.address)
+        port = wanted.low + number if wanted.low else 0
+        bound = _socket.socket(family, kind)
+        try:
+            if family == _socket.AF_INET6:
+                bound.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+            if stream:
+                bound.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            bound.bind((place, port))
+            if stream:
+                bound.listen(_BACKLOG)
+        except OSError as error:
+            bound.close()
+            cause = (error.strerror or str(error)).lower()
+            raise HostError(
+                f"cannot publish {_shown(place, port)} ({text})",
+                cause=cause,
+                hint=_PUBLISH_HINTS.get(error.errno or 0, "name another address or port"),
+            ) from error
+        return bound, wanted.inner + number
+
+    def ports(self) -> list[dict[str, Any]]:
+        """What is published: protocol, address and port of the host, port inside."""
+        found = []
+        for bound, inner in self._published:
+            address, port = bound.getsockname()[:2]
+            protocol = "tcp" if bound.type == _socket.SOCK_STREAM else "udp"
+            row = {"protocol": protocol, "address": address, "port": port, "inner": inner}
+            found.append(row)
+        return found
+
+    def _ports_text(self) -> str:
+        """The same as JSON, whose module would take longer to load than the sandbox to start."""
+        rows = [
+            ", ".join(
+                f'"{key}": {value if key in _NUMBERS else _quoted(value)}'
+                for key, value in row.items()
+            )
+            for row in self.ports()
+        ]
+        return f"[{', '.join(f'{{{row}}}' for row in rows)}]"
+
+    def _start(self) -> None:
+        """In a process group of its own, so that no key of a terminal ends it."""
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self._channel = ours
+        package = os.path.dirname(os.path.abspath(sys.modules["sandbox"].__file__ or ""))
+        argv = [sys.executable, "-I", "-S", "-B", "-c", _CHILD, os.path.dirname(package)]
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        # The channel comes first: it may itself be one of the descriptors that are opened here.
+        moved = os.dup(theirs.fileno()) if theirs.fileno() == _CHANNEL else theirs.fileno()
+        try:
+            self._pid = os.posix_spawn(
+                sys.executable,
+                argv,
+                kept,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, moved, _CHANNEL),
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=range(1, 32),
+            )
+        finally:
+            if moved != theirs.fileno():
+                os.close(moved)
+            theirs.close()
+
+    def record(self, folder: int) -> None:
+        """The account in a file of the sandbox's folder, and beside it the ports."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            made = os.open("network", flags, 0o600, dir_fd=folder)
+            os.close(self._account_fd)
+            self._account_fd = made
+            if self._published:
+                ports = os.open("ports", flags, 0o600, dir_fd=folder)
+                try:
+                    os.write(ports, self._ports_text().encode())
+                finally:
+                    os.close(ports)
+        except OSError as error:
+            cause = (error.strerror or str(error)).lower()
+            raise SetupError("cannot keep the account of the network", cause=cause) from error
+
+    # ---- the sandbox is held -----------------------------------------------------------------
+
+    def connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
+        """Hand everything over, and say that this is all."""
+        kinds = names(self._facts)
+        given: list[tuple[Any, int]] = list(zip(kinds, descriptors, strict=False))
+        ours: list[int] = list(descriptors)
+        try:
+            if len(descriptors) != len(kinds):
+                raise SetupError(
+                    "cannot start the network of the sandbox",
+                    cause=f"{len(descriptors)} of {len(kinds)} descriptors came",
+                )
+            ours.append(os.pidfd_open(pid))
+            ours.append(seal_bytes("sbx-network-config", marshal.dumps(self._config(), 4)))
+            given += [("pidfd", ours[-2]), ("config", ours[-1]), ("account", self._account_fd)]
+            given += [(("publish", inner), bound.fileno()) for bound, inner in self._published]
+            for start in range(0, len(given), _A_MESSAGE):
+                part = given[start : start + _A_MESSAGE]
+                self._send(tuple(name for name, _ in part), [fd for _, fd in part])
+            self._send(("start",), [])
+        except OSError as error:
+            self._lose((error.strerror or str(error)).lower())
+        finally:
+            for fd in ours:
+                os.close(fd)
+
+    def _send(self, words: tuple[Any, ...], descriptors: list[int]) -> None:
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        data = marshal.dumps(words, 4)
+        assert self._channel is not None  # noqa: S101 - between start and close
+        self._channel.sendmsg([data], rights if descriptors else [], _socket.MSG_NOSIGNAL)
+
+    def _config(self) -> dict[str, Any]:
+        wanted = self._policy.network
+        limits = {
+            name: value
+            for name in ("connections", "connections_per_second")
+            if (value := getattr(wanted, name))
+        }
+        return {
+            "addresses": addresses(self._facts),
+            "mtu": wanted.mtu,
+            "allow": wanted.allow,
+            "deny": wanted.deny,
+            "sni": wanted.sni,
+            "upstreams": tuple(map(parse_upstream, wanted.dns)) or host_upstreams(),
+            "limits": limits,
+            "debug": False,
+        }
+
+    # ---- meanwhile, and after it ----------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The socket to the process, as long as that is there."""
+        return self._channel.fileno() if self._channel else -1
+
+    def hear(self) -> None:
+        """Read what the process says; its end is the end of the network."""
+        while self._channel:
+            try:
+                line = self._channel.recv(_LINE_MAX, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                line = b""
+            if not line:
+                self._lose("its process has ended")
+            elif line.startswith(b"warning: "):
+                text = line[9:].decode("utf-8", "replace")
+                self._tell("the network of the sandbox", text if text.isprintable() else repr(text))
+
+    def _lose(self, cause: str) -> None:
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+        self._lost = cause
+        self._tell("the sandbox goes on without its network", cause)
+
+    def account(self) -> dict[str, Any] | None:
+        """What the process has written last, with the ports and what became of it."""
+        return self._final
+
+    def close(self, *, living: bool) -> None:
+        """The process ends with the sandbox; one that does not is killed."""
+        if not living and self._pid:
+            self._await_end()
+        self._final = {
+            "ports": self.ports(),
+            "lost": self._lost,
+            **read_account(self._account_fd),
+        }
+        self._drop(living=living)
+
+    def _await_end(self) -> None:
+        """Its end may come a moment after that of the sandbox: it writes its account first."""
+        try:
+            watched = os.pidfd_open(self._pid)
+        except OSError:
+            return
+        try:
+            poller = select.poll()
+            poller.register(watched, select.POLLIN)
+            if not poller.poll(_END_S * 1000):
+                self._lost = self._lost or "its process did not end by itself"
+        finally:
+            os.close(watched)
+
+    def _drop(self, *, living: bool = False) -> None:
+        """Close what is ours; without `living` nothing of the process stays."""
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+        for bound, _ in self._published:
+            bound.close()
+        self._published.clear()
+        if self._account_fd >= 0:
+            os.close(self._account_fd)
+            self._account_fd = -1
+        if self._pid and not living:
+            try:
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # somebody else reaped it
+        self._pid = 0
+
+
+_NUMBERS = ("port", "inner")
+_ENVIRONMENT = ("LD_LIBRARY_PATH", "PYTHONHOME")
+_PUBLISH_HINTS = {
+    errno.EADDRINUSE: "name another port of the host, or 0 to have one picked",
+    errno.EACCES: "ports below 1024 are root's (net.ipv4.ip_unprivileged_port_start)",
+    errno.EADDRNOTAVAIL: "name an address of this host, such as 127.0.0.1",
+}
+
+
+def _shown(place: str, port: int) -> str:
+    return f"[{place}]:{port}" if ":" in place else f"{place}:{port}"
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'  # of letters, digits, ".", ":" alone
+
+
+def read_account(fd: int) -> dict[str, Any]:
+    """What stands in an account, {} when nothing sound does."""
+    import json
+
+    try:
+        found = json.loads(os.pread(fd, _ACCOUNT_MAX, 0) or b"{}")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
