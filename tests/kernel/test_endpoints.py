@@ -61,6 +61,7 @@ def taker(monkeypatch: pytest.MonkeyPatch) -> Taker:
 def run(monkeypatch: pytest.MonkeyPatch, rootfs: Path, *operations: ops.Op, argv: str) -> str:
     steps = [Step(op, "test") for op in operations]
     monkeypatch.setattr("sandbox.plan.compile.network_steps", lambda *_: steps)
+    monkeypatch.setattr("sandbox.plan.compile._decided", {})
     out = bytearray()
     options = RunOptions(stdout=out, forward_signals=False)
     policy = build_policy([*load_policy("default")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from sandbox.services.network import Network
 from sandbox.services.network.bridge import definitions, links, names, upkeep
 from sandbox.services.network.bridge.definitions import DEFAULT, Gate
 from sandbox.services.network.bridge.leases import drop, take
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sandbox.services.network.bridge.leases import Lease
 
 
-class Bridged:
+class Bridged(Network):
     """A place on a network, held by a locked file."""
 
     def __init__(self, lease: Lease, lock: int, bridge: Link, shape: Shape) -> None:
