@@ -68,9 +68,8 @@ def overrides(
     `timeout` is in seconds, 0 for none; `env` is added to the policy's; `pids` bounds all the
     processes and threads of the sandbox together; `network`, `ipc`, `uts` and `pid` may be
     "container:NAME" for those of a running sandbox; `memory` and `cpus` need a control group,
-    see [resources] of a policy. With
-    `network="user"`: `allow` and `deny` say what may be reached, `dns` which name servers are asked,
-    `publish` which ports of the host lead inside.
+    see [resources] of a policy. With `network="user"`: `allow` and `deny` say what may be reached,
+    `dns` which name servers are asked, `publish` which ports of the host lead inside.
     """
     values: dict[tuple[str, str], Any] = {
         ("process", "timeout"): timeout,

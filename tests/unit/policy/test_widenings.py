@@ -43,7 +43,7 @@ LADDERS: dict[str, list[Any]] = {
     "filesystem.sys": ["none", "read-only"],
     "filesystem.masked": [["/a", "/b"], ["/a"], []],
     "filesystem.locked": [["/a", "/b"], ["/a"], []],
-    "network.mode": ["none", "container:a", "bridge", "host"],
+    "network.mode": ["none", "container:a", "user", "bridge", "host"],
     "network.allow": [[], ["example.org:443"], ["example.org:443", "public"]],
     "network.deny": [["a.example", "b.example"], ["a.example"], []],
     "network.publish": [[], ["8080:80"], ["8080:80", "0:53/udp"]],

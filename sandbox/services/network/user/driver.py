@@ -59,6 +59,7 @@ class UserNetwork(Network):
         self._channel: _socket.socket | None = None
         self._pid = 0
         self._account_fd = -1
+        self._init = -1
         self._lost = ""
         self._final: dict[str, Any] | None = None
         del name
@@ -187,9 +188,9 @@ class UserNetwork(Network):
                     "cannot start the network of the sandbox",
                     cause=f"{len(descriptors)} of {len(kinds)} descriptors came",
                 )
-            ours.append(os.pidfd_open(pid))
+            self._init = os.pidfd_open(pid)
             ours.append(seal_bytes("sbx-network-config", marshal.dumps(self._config(), 4)))
-            given += [("pidfd", ours[-2]), ("config", ours[-1]), ("account", self._account_fd)]
+            given += [("pidfd", self._init), ("config", ours[-1]), ("account", self._account_fd)]
             given += [(("publish", inner), bound.fileno()) for bound, inner in self._published]
             for start in range(0, len(given), _A_MESSAGE):
                 part = given[start : start + _A_MESSAGE]
@@ -250,6 +251,8 @@ class UserNetwork(Network):
         if self._channel:
             self._channel.close()
             self._channel = None
+        if self._init >= 0 and _readable(self._init, 0):
+            return  # the sandbox has ended, and its network with it
         self._lost = cause
         self._tell("the sandbox goes on without its network", cause)
 
@@ -275,9 +278,7 @@ class UserNetwork(Network):
         except OSError:
             return
         try:
-            poller = select.poll()
-            poller.register(watched, select.POLLIN)
-            if not poller.poll(_END_S * 1000):
+            if not _readable(watched, _END_S):
                 self._lost = self._lost or "its process did not end by itself"
         finally:
             os.close(watched)
@@ -290,9 +291,10 @@ class UserNetwork(Network):
         for bound, _ in self._published:
             bound.close()
         self._published.clear()
-        if self._account_fd >= 0:
-            os.close(self._account_fd)
-            self._account_fd = -1
+        for fd in (self._account_fd, self._init):
+            if fd >= 0:
+                os.close(fd)
+        self._account_fd = self._init = -1
         if self._pid and not living:
             try:
                 os.kill(self._pid, signal.SIGKILL)
@@ -309,6 +311,12 @@ _PUBLISH_HINTS = {
     errno.EACCES: "ports below 1024 are root's (net.ipv4.ip_unprivileged_port_start)",
     errno.EADDRNOTAVAIL: "name an address of this host, such as 127.0.0.1",
 }
+
+
+def _readable(fd: int, patience_s: float) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(patience_s * 1000))
 
 
 def _shown(place: str, port: int) -> str:
