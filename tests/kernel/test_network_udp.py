@@ -41,7 +41,7 @@ def server(six: bool) -> socket.socket:
 
 
 @both
-@pytest.mark.parametrize("size", [0, 1, 1400, 1401, 30_000, 65_000])
+@pytest.mark.parametrize("size", [0, 1, 1400, 1401, 30_000, 65_000, 65_507])
 def test_there_and_back(net: Space, six: bool, size: int) -> None:
     data = os.urandom(size)
     with server(six) as outer, net.udp(six) as inner:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from time import monotonic
 
 TYPE_CHECKING = False
@@ -17,19 +17,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVENTS_A_ROUND = 256
+CANCELLED_KEPT = 256
 
 
 class Timer:
     """A call that will be made once; `cancel` prevents it."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "_loop")
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, call: Callable[[], None]) -> None:
+        self._loop = loop
         self._call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
         """Forget the call and what it refers to. Harmless when it was made already."""
-        self._call = None
+        if self._call is not None:
+            self._call = None
+            self._loop.cancelled()
+
+    def waits(self) -> bool:
+        """Whether the call is still to be made."""
+        return self._call is not None
 
     def fire(self) -> None:
         """Make the call, unless it was made or cancelled."""
@@ -47,6 +55,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._soon: deque[Callable[[], None]] = deque()
         self._serial = 0
+        self._cancelled = 0
         self._now = monotonic()
         self._going = False
 
@@ -75,10 +84,18 @@ class Loop:
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Make a call in `seconds`, not before."""
-        timer = Timer(call)
+        timer = Timer(self, call)
         self._serial += 1
         heappush(self._timers, (monotonic() + seconds, self._serial, timer))
         return timer
+
+    def cancelled(self) -> None:
+        """A timer was cancelled: who sets and cancels many must not have them all kept."""
+        self._cancelled += 1
+        if self._cancelled > CANCELLED_KEPT and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].waits()]
+            heapify(self._timers)
+            self._cancelled = 0
 
     def soon(self, call: Callable[[], None]) -> None:
         """Make a call in the next round, after the descriptors that are ready by then."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     # protocol number, source, target, offset of the transport header, end of the datagram
     Parsed = tuple[int, bytes, bytes, int, int]
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+ICMP, TCP, UDP, FRAGMENT6, ICMPV6 = 1, 6, 17, 44, 58
 VNET_SIZE = 10
 PLAIN = bytes(VNET_SIZE)
 # flags, gso type, header length, segment size, start of the sum, offset of its field
@@ -100,7 +100,7 @@ def parse(packet: memoryview) -> Parsed | None:
         if start + 8 > end:
             return None
         protocol, start = packet[start], start + 8 + packet[start + 1] * 8
-    if start > end:
+    if start > end or protocol == FRAGMENT6:
         return None
     return protocol, bytes(packet[8:24]), bytes(packet[24:40]), start, end
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 # The kernel gives up a SYN after 127 s (tcp_syn_retries 6), on the host as in the sandbox.
 CONNECT_S = 130.0
 ACCEPT_S = 5.0
+SYN_MAX = 1024
 SWEEP_S = 1.0
 ACCEPTS_A_ROUND = 64
 KEEPALIVE_S = 120
@@ -114,7 +115,8 @@ class Tcp:
     def take(self, packet: memoryview, parsed: Parsed) -> None:
         """A segment came through the TUN."""
         _, source, target, start, end = parsed
-        if not packets.is_bare_syn(packet, start, end):
+        # With data in it (TCP Fast Open) it is sent again without them.
+        if end > SYN_MAX or not packets.is_bare_syn(packet, start, end):
             return
         sport, dport = packets.PORTS.unpack_from(packet, start)
         key = (source, sport, target, dport)

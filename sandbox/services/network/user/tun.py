@@ -11,6 +11,7 @@ import os
 import select
 
 from sandbox.services.network.user import packets
+from sandbox.services.network.user.fragments import Fragments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Tun:
         self._fd = fd
         self._buffer = bytearray(packets.VNET_SIZE + BUFFER)
         self._packet = memoryview(self._buffer)[packets.VNET_SIZE :]
+        self._fragments = Fragments()
         self.take: dict[int, Take] = {}
         self.other: Take = lambda _packet, _parsed: None
         # Given a datagram as it stands, whether it was one of a flow that is known.
@@ -69,5 +71,11 @@ class Tun:
             if known(packet):
                 continue
             parsed = packets.parse(packet)
+            if parsed is None:
+                whole_one = self._fragments.add(packet, self._loop.now())
+                if whole_one is None:
+                    continue
+                packet = memoryview(whole_one)
+                parsed = packets.parse(packet)
             if parsed is not None:
                 take.get(parsed[0], self.other)(packet, parsed)

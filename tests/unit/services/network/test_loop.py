@@ -64,6 +64,18 @@ def test_timers_fire_in_order_and_not_when_cancelled(loop: Loop) -> None:
     assert fired == ["first", "second"]
 
 
+def test_cancelled_timers_are_not_all_kept(loop: Loop) -> None:
+    kept: list[int] = []
+    for number in range(5000):
+        loop.later(10, lambda: None).cancel()
+        if number % 1000 == 0:
+            loop.later(0.01 + number * 1e-6, lambda number=number: kept.append(number))  # type: ignore[misc]
+    assert len(loop._timers) < 600
+    loop.later(0.05, loop.stop)
+    loop.run()
+    assert kept == [0, 1000, 2000, 3000, 4000]
+
+
 def test_a_descriptor_that_is_forgotten_in_the_round_is_not_called(loop: Loop) -> None:
     pipes = [os.pipe(), os.pipe()]
     calls: list[int] = []
