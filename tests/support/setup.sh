@@ -91,6 +91,11 @@ packages_test() {
     packages_run
     apt_install uidmap debootstrap gcc libc6-dev make libseccomp2 attr acl procps util-linux iproute2 nftables iputils-ping bubblewrap bash zsh fish ||
         say "some packages of the tests are missing: the tests that need them will skip"
+    # Clients that go through a sandbox's network, and servers that an installation does not start.
+    have psql || apt_install postgresql-client || say "psql is missing"
+    have node || apt_install nodejs || say "node is missing"
+    have javac || apt_install default-jdk-headless || say "javac is missing"
+    apt_install curl git openssh-client dropbear-bin netcat-openbsd iperf3 redis-tools || say "clients are missing: their tests will skip"
     apt_install user-mode-linux kmod e2fsprogs || say "user-mode-linux is missing: nothing runs on a second kernel"
     apt_install qemu-system-x86 busybox-static || say "qemu-system-x86 is missing: no machine with several processors"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||
