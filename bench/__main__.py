@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import api, clock, costs, living, network, ours, payload, peers
+from bench import api, clock, costs, living, names, network, ours, payload, peers
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
         clock.comparisons(title, lives)
         costs.print_filters(rounds)
         network.main()
+        names.main()
 
         debian = os.environ.get("SBX_TEST_DEBIAN_OWN", "")
         if os.path.exists(f"{debian}/usr/bin/gcc"):
