@@ -131,9 +131,12 @@ def set_link(
     return message(NEWLINK, REQUEST | ACK, header + b"".join(parts) + attributes)
 
 
-def set_bridge_port(index: int, *, isolated: bool) -> bytes:
-    """Change a link's port of its bridge: isolated ports do not reach each other."""
-    port = nested(12, attribute(33, bytes((isolated,))))  # IFLA_PROTINFO, IFLA_BRPORT_ISOLATED
+def set_bridge_port(index: int, *, hairpin: bool, isolated: bool) -> bytes:
+    """Change a link's port of its bridge. What comes in may go out there again (`hairpin`);
+    isolated ports do not reach each other."""
+    # IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED in IFLA_PROTINFO
+    flags = attribute(4, bytes((hairpin,))) + attribute(33, bytes((isolated,)))
+    port = nested(12, flags)
     header = _LINK.pack(0, 0, index, 0, 0)
     return message(SETLINK, REQUEST | ACK, bytes((_AF_BRIDGE,)) + header[1:] + port)
 

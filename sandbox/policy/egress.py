@@ -105,8 +105,7 @@ def _pack(address: str) -> bytes:
     return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
 
 
-# The narrowest first: of a place within a place only the inner one counts.
-_PLACES = (
+PLACES = (
     _place("169.254.169.254/32", "metadata"),
     _place("169.254.170.2/32", "metadata"),
     _place("100.100.100.200/32", "metadata"),
@@ -134,6 +133,8 @@ _PLACES = (
     _place("fec0::/10", "private"),
     _place("ff00::/8", "multicast", may=False),
 )
+"""The narrowest first: of a place within a place only the inner one counts."""
+
 _MAPPED = bytes(10) + b"\xff\xff"
 # Addresses that carry an IPv4 address, which is what a translator on the way connects to:
 # (prefix, its bits, how many bytes stand before the IPv4 address).
@@ -167,7 +168,7 @@ def special(address: bytes) -> Place | None:
 
     Of an address that carries an IPv4 address: what that is.
     """
-    for place in _PLACES:
+    for place in PLACES:
         if within(address, place.network, place.bits):
             return place
     inner, before = carried(address)

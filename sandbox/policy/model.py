@@ -35,7 +35,7 @@ LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup", 
 CGROUP_DRIVERS = ("auto", "delegated", "systemd", "root", "none")
 BUILT_IN = ("strict.toml", "default.toml", "ci.toml", "permissive.toml")  # as origins
 NETWORK_MODES = ("none", "user", "bridge", "host")
-JUDGED_MODES = ("user",)  # what may be reached is judged beside the sandbox
+JUDGED_MODES = ("user", "bridge")  # what may be reached is judged beside the sandbox
 # What can be shared with another sandbox, and how its name is written: "container:NAME".
 SHAREABLE = ("net", "ipc", "uts", "pid")
 CONTAINER = "container:"
@@ -148,9 +148,10 @@ class Network(Record):
     """`mode` names a driver of the network registry, or is "container:NAME" for the network of
     a running sandbox; `loopback` brings `lo` up.
 
-    In the mode "user": `allow` and `deny` are rules of what may be reached (policy/egress.py),
-    `dns` name servers instead of the host's, `publish` ports of the host that lead inside. `mtu`
-    in bytes. `sni`: what is connected to by a name's rule must name it, on the ports 80 and 443.
+    In the modes "user" and "bridge": `allow` and `deny` are rules of what may be reached
+    (policy/egress.py), `dns` name servers instead of the host's, `publish` ports of the host that
+    lead inside. Of the mode "user": `mtu` in bytes. `sni`: what is connected to by a name's rule
+    must name it, on the ports 80 and 443.
     `connections` at once and `connections_per_second`, 0 = no bound but the program's own.
 
     Of the mode bridge: `name` is the network, "" = the default one; `aliases` are further names on

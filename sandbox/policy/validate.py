@@ -141,10 +141,12 @@ def check_policy(policy: Policy) -> list[Finding]:
 def _check_network(policy: Policy) -> list[Finding]:
     """Rules that are wished for by hand must have a network that follows them."""
     wanted = policy.network
+    if wanted.mode == "bridge" and wanted.sni:
+        return [("network.sni", 'needs network.mode = "user": only there connections are read')]
     if wanted.mode in JUDGED_MODES:
         return []
     where = policy.origin("network.mode")
-    text = f'needs network.mode = "user", and it is {quote(wanted.mode)} (from {where})'
+    text = f'needs network.mode = "user" or "bridge", and it is {quote(wanted.mode)} (from {where})'
     return [
         (key, text)
         for name in ("allow", "deny", "dns", "publish", "sni")

@@ -389,6 +389,14 @@ bench_vm() {
         -- "$venv/bin/python" -m bench.groups systemd)
 }
 
+# Networks of root's, in network namespaces of their own.
+bench_root() {
+    [ "$(id -u)" = 0 ] || fail "these networks are root's" "run it as root"
+    sync_source
+    (cd "$source" && env SBX_TEST_SBX="$venv/bin/sbx" SBX_TEST_DEBIAN="$(debian_path)" \
+        ${BENCH_ROUNDS:+BENCH_ROUNDS=$BENCH_ROUNDS} "$venv/bin/python" -m bench.bridge)
+}
+
 containment() {
     sync_source
     say "the probe under sbx and its peers: docs/containment.md"
@@ -434,6 +442,7 @@ for word; do
         demo) demo ;;
         soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="-rP tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
         bench) bench ;;
+        bench-root) bench_root ;;
         bench-vm) bench_vm ;;
         where) where ;;
         clean) clean ;;

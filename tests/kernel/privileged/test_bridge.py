@@ -57,9 +57,15 @@ except OSError as error:
 REFUSED = ("OSError 113", "TimeoutError None", "PermissionError 13", "ConnectionRefusedError 111")
 
 
-def ask(host: Host, *words: object, network: str = "bridge", script: str = ASK) -> str:
+def ask(
+    host: Host,
+    *words: object,
+    network: str = "bridge",
+    script: str = ASK,
+    options: tuple[str, ...] = ("--allow", "public"),
+) -> str:
     """What a fresh sandbox of the network hears."""
-    return host.box("-q", "--network", network, script=script, words=words).strip()
+    return host.box("-q", "--network", network, *options, script=script, words=words).strip()
 
 
 def test_two_sandboxes_reach_each_other_by_name(host: Host) -> None:
@@ -177,7 +183,17 @@ def test_what_the_kernel_cannot_do_is_said(host: Host) -> None:
     has_netem = host.try_to("tc", "qdisc", "add", "dev", "lo", "root", "netem").returncode == 0
     before = host.picture() if not has_netem else {}
     done = host.sbx(
-        *("run", "-q", "--network", "bridge", "--net-delay", "200ms", host.root),
+        *(
+            "run",
+            "-q",
+            "--network",
+            "bridge",
+            "--allow",
+            "public",
+            "--net-delay",
+            "200ms",
+            host.root,
+        ),
         *("python3", "-c", f"import time; t = time.time()\n{ASK}\nprint(time.time() - t)"),
         *(WORLD4, 8080),
     )

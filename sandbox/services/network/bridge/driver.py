@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from sandbox.errors import SetupError
 from sandbox.services.network import Network
 from sandbox.services.network.bridge import definitions, links, names, upkeep
 from sandbox.services.network.bridge.definitions import DEFAULT, Gate
 from sandbox.services.network.bridge.leases import drop, take
+from sandbox.services.network.bridge.ports import choose_ports
 from sandbox.services.network.bridge.shaping import Shape, shape
 from sandbox.services.network.bridge.subnets import shown
 
@@ -31,6 +33,22 @@ class Bridged(Network):
         self._bridge = bridge
         self.files = _files(lease)
 
+    def record(self, folder: int) -> None:
+        """The ports, for others."""
+        if self._lease.ports:
+            rows = (
+                f'{{"protocol": "{port.protocol}", "address": "{port.address}", '
+                f'"port": {port.port}, "inner": {port.inside}}}'
+                for port in self._lease.ports
+            )
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                with os.fdopen(os.open("ports", flags, 0o600, dir_fd=folder), "w") as file:
+                    file.write(f"[{', '.join(rows)}]")
+            except OSError as error:
+                cause = (error.strerror or str(error)).lower()
+                raise SetupError("cannot keep the list of ports", cause=cause) from error
+
     def share(self) -> tuple[int, ...]:
         """The lock of the lease."""
         return (os.dup(self._lock),)
@@ -51,8 +69,7 @@ class Bridged(Network):
         try:
             if not living:
                 with Gate():
-                    links.remove(self._lease.link)
-                    drop(self._lease)
+                    upkeep.unplug(self._lease)
                     if self._lease.in_firewall:
                         upkeep.refresh()
         finally:
@@ -96,7 +113,14 @@ def _enter(network: Definition, name: str, wanted: Wanted, tell: Tell) -> Bridge
     bridge = upkeep.bring_up(network, tell)
     for what in upkeep.sweep(network):
         tell(f"took back {what}", "a sandbox that was killed had left it behind")
-    lease, lock = take(network, (name, *wanted.aliases))
+    lease, lock = take(
+        network,
+        (name, *wanted.aliases),
+        ports=choose_ports(network, wanted.publish),
+        allow=wanted.allow,
+        deny=wanted.deny,
+        dns=wanted.dns,
+    )
     try:
         if lease.in_firewall:
             upkeep.refresh()

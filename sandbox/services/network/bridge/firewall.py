@@ -9,11 +9,13 @@ its own work, and a run without published ports or rules of its own needs none o
 from __future__ import annotations
 
 import errno
+import time
 
 from sandbox.errors import HostError, SetupError
 from sandbox.linux import netlink, nftables
 from sandbox.linux.programs import find_program, run_program
-from sandbox.services.network.bridge.subnets import parse_address, shown
+from sandbox.services.network.bridge.egress import REJECT, chain, has_host
+from sandbox.services.network.bridge.subnets import EVERYWHERE, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from sandbox.services.network.bridge.leases import Lease
 
 TABLE = "sbx"
-# Link-local addresses are how clouds hand out credentials.
-_METADATA = ("169.254.0.0/16", "fe80::/10")
-_REJECT = "reject with icmpx admin-prohibited"
 
 
 def ruleset(
@@ -42,10 +41,10 @@ def ruleset(
     parts = [
         f'table inet {TABLE} {{\ncomment "networks of sbx, see: sbx network ls"',
         *_guard(networks, bridges),
-        *_input(networks, bridges),
+        *(line for lease in leases if lease.allow for line in _sandbox(lease)),
+        *_input(networks, leases, bridges),
         *_forward(networks, leases, bridges, forwarding_before),
         *_nat(networks, leases, bridges),
-        *(line for lease in leases if lease.allow is not None for line in _sandbox(lease)),
         "}",
     ]
     return "\n".join(parts) + "\n"
@@ -79,8 +78,8 @@ def _guard(networks: Sequence[Definition], bridges: str) -> list[str]:
     return _base("guard", "filter", "prerouting", -300, rules)
 
 
-def _input(networks: Sequence[Definition], bridges: str) -> list[str]:
-    """Of the host itself, a sandbox reaches the gateway's name service and ping."""
+def _input(networks: Sequence[Definition], leases: Sequence[Lease], bridges: str) -> list[str]:
+    """Of the host itself, a sandbox reaches ping, the gateway's name service, and what it may."""
     rules = [
         f"iifname != {bridges} accept",
         "ct state established,related accept",
@@ -90,7 +89,10 @@ def _input(networks: Sequence[Definition], bridges: str) -> list[str]:
         for family, _, gateway in _own(network):
             to = f'iifname "{network.bridge}" {family} daddr {gateway}'
             rules.append(f"{to} meta l4proto {{ tcp, udp }} th dport 53 accept")
-    return _base("input", "filter", "input", 0, [*rules, _REJECT])
+            some = [each for each in leases if each.network == network and has_host(each.allow)]
+            for jump in _jumps(some, family):
+                rules.append(f"{family} daddr {gateway} {jump}")
+    return _base("input", "filter", "input", 0, [*rules, REJECT])
 
 
 def _forward(
@@ -109,30 +111,31 @@ def _forward(
     for network in networks:
         name = f'"{network.bridge}"'
         if network.internal:
-            rules.append(f"iifname {name} oifname != {name} {_REJECT}")
+            rules.append(f"iifname {name} oifname != {name} {REJECT}")
             rules.append(f"iifname != {name} oifname {name} drop")
-    rules.append(f"iifname {bridges} ip daddr {_METADATA[0]} {_REJECT}")
-    rules += _jumps(leases)
-    rules.append("ct status dnat accept")
     for network in networks:
-        verdict = _REJECT if network.isolate else "accept"
-        rules.append(f'iifname "{network.bridge}" oifname "{network.bridge}" {verdict}')
+        within = f'iifname "{network.bridge}" oifname "{network.bridge}"'
+        rules.append(f"{within} ct status dnat accept")
+        rules.append(f"{within} {REJECT if network.isolate else 'accept'}")
+    rules.append(f"iifname != {bridges} ct status dnat accept")
+    # Of another network only what it publishes; all else is the world.
     rules += [
-        f"iifname {bridges} oifname {bridges} {_REJECT}",
-        f"iifname {bridges} accept",
+        f"iifname {bridges} oifname {bridges} ct status dnat goto judge",
+        f"iifname {bridges} oifname != {bridges} goto judge",
+        f"iifname {bridges} {REJECT}",
         "drop",
     ]
-    return _base("forward", "filter", "forward", 0, rules)
+    judge = ["chain judge {", *_jumps(leases, "ip", "ip6"), REJECT, "}"]
+    return [*judge, *_base("forward", "filter", "forward", 0, rules)]
 
 
-def _jumps(leases: Sequence[Lease]) -> list[str]:
-    """Each sandbox that has rules to its own chain, by its address."""
-    found: dict[str, list[str]] = {"ip": [], "ip6": []}
+def _jumps(leases: Sequence[Lease], *families: str) -> list[str]:
+    """Each sandbox that may reach something to its own chain, by its address."""
+    found: dict[str, list[str]] = {family: [] for family in families}
     for lease in leases:
-        if lease.allow is None:
-            continue
-        for family, address in _addresses(lease):
-            found[family].append(f"{address} : jump {_chain(lease)}")
+        for family, address in _addresses(lease) if lease.allow else ():
+            if family in found:
+                found[family].append(f"{address} : jump {_chain(lease)}")
     return [f"{family} saddr vmap {_set(jumps)}" for family, jumps in found.items() if jumps]
 
 
@@ -146,8 +149,8 @@ def _chain(lease: Lease) -> str:
 
 
 def _sandbox(lease: Lease) -> list[str]:
-    """What one sandbox may reach, as `egress` has written it."""
-    return [f"chain {_chain(lease)} {{", *(lease.allow or ()), _REJECT, "}"]
+    gateways = lease.network.gateways
+    return chain(_chain(lease), lease.allow, lease.deny, gateways, lease.learned, time.time())
 
 
 def _nat(networks: Sequence[Definition], leases: Sequence[Lease], bridges: str) -> list[str]:
@@ -169,25 +172,24 @@ def _nat(networks: Sequence[Definition], leases: Sequence[Lease], bridges: str) 
 
 
 def _published(leases: Sequence[Lease]) -> list[str]:
-    """Ports of certain addresses before those of all."""
+    """Ports of certain addresses before those of all that the host has."""
     tables: dict[tuple[str, bool], list[str]] = {}
     for lease in leases:
         for family, address in _addresses(lease):
             for port in lease.ports:
-                if port.address and (":" in port.address) != (family == "ip6"):
+                if (":" in port.address) != (family == "ip6"):
                     continue
+                every = port.address in EVERYWHERE
                 key = f"{port.protocol} . {port.port}"
-                if port.address:
-                    key = f"{shown(parse_address(port.address))} . {key}"
-                value = f"{key} : {address} . {port.inside}"
-                tables.setdefault((family, bool(port.address)), []).append(value)
+                key = key if every else f"{port.address} . {key}"
+                tables.setdefault((family, every), []).append(f"{key} : {address} . {port.inside}")
     rules = []
-    for (family, certain), entries in sorted(tables.items(), key=lambda each: not each[0][1]):
-        key = f"{family} daddr . " if certain else ""
-        where = "" if certain else "fib daddr type local "
+    for (family, every), entries in sorted(tables.items(), key=lambda each: each[0][1]):
+        only = f"meta nfproto {'ipv6' if family == 'ip6' else 'ipv4'}"
+        where = "fib daddr type local" if every else ""
+        key = "" if every else f"{family} daddr . "
         to = f"dnat {family} to {key}meta l4proto . th dport map {_set(entries)}"
-        only = f"meta nfproto {'ipv6' if family == 'ip6' else 'ipv4'} "
-        rules.append(f"{only}{where}{to}")
+        rules.append(f"{only} {where} {to}")
     return rules
 
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from sandbox.errors import HostError, StateError
 from sandbox.record import Record
 from sandbox.services.network.bridge.definitions import Definition, read_lines, write_file
+from sandbox.services.network.bridge.egress import Learned
 from sandbox.services.network.bridge.subnets import FIRST, mac_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _LAST = ".last"
+_GONE = "."
+_LEARNED = ".learned"
 
 
 class Published(Record):
-    """A port of the host that leads to one of a sandbox. `address` "" = all of the host's."""
+    """A port of the host's `address` ("0.0.0.0" or "::" is all) that leads to one inside."""
 
     address: str
     port: int
@@ -31,13 +35,17 @@ class Published(Record):
 
 
 class Lease(Record):
-    """One sandbox on a network. `allow`: lines for the firewall, None = it may reach everything."""
+    """One sandbox on a network. `allow` and `deny`: rules of policy/egress.py; `learned`: what the
+    names in them led to; `dns`: name servers instead of the host's."""
 
     network: Definition
     number: int
     names: tuple[str, ...] = ()
     ports: tuple[Published, ...] = ()
-    allow: tuple[str, ...] | None = None
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    learned: tuple[Learned, ...] = ()
 
     @property
     def address4(self) -> bytes:
@@ -68,39 +76,62 @@ class Lease(Record):
     @property
     def in_firewall(self) -> bool:
         """Whether the table has something of its own."""
-        return bool(self.ports) or self.allow is not None
+        return bool(self.ports or self.allow)
 
     def lines(self) -> list[str]:
         """Its file's content."""
         found = [f"name={name}" for name in self.names]
         found += [f"port={p.address} {p.port} {p.inside} {p.protocol}" for p in self.ports]
-        if self.allow is not None:
-            found += [f"allow={rule}" for rule in ("", *self.allow)]
+        for key in ("allow", "deny", "dns"):
+            found += [f"{key}={text}" for text in getattr(self, key)]
         return found
 
 
 def _decode(network: Definition, number: int, lines: list[str]) -> Lease:
     """What a file says; what is damaged in it is left out."""
-    names, ports, allow = [], [], None
+    found: dict[str, list[str]] = {}
     for line in lines:
         key, _, value = line.partition("=")
-        if key == "name":
-            names.append(value)
-        elif key == "allow":
-            allow = (*(allow or ()), *((value,) if value else ()))
-        elif key == "port":
-            parts = value.split(" ")
-            if len(parts) == 4 and parts[1].isdecimal() and parts[2].isdecimal():
-                ports.append(Published(parts[0], int(parts[1]), int(parts[2]), parts[3]))
-    return Lease(network, number, tuple(names), tuple(ports), allow)
+        found.setdefault(key, []).append(value)
+    ports = []
+    for value in found.get("port", ()):
+        parts = value.split(" ")
+        if len(parts) == 4 and parts[1].isdecimal() and parts[2].isdecimal():
+            ports.append(Published(parts[0], int(parts[1]), int(parts[2]), parts[3]))
+    names, allow, deny, dns = (
+        tuple(found.get(key, ())) for key in ("name", "allow", "deny", "dns")
+    )
+    lease = Lease(network, number, names, tuple(ports), allow, deny, dns)
+    return lease.replace(learned=_learned(lease)) if allow else lease
+
+
+def _learned(lease: Lease) -> tuple[Learned, ...]:
+    found = []
+    for line in read_lines(f"{lease.path}{_LEARNED}") or ():
+        words = line.split(" ")
+        try:
+            rule, address, until_s = words
+            found.append(Learned(rule, bytes.fromhex(address), float(until_s)))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def learn(lease: Lease, learned: Iterable[Learned]) -> None:
+    """Write down what names led to; under the gate. Raises StateError."""
+    lines = (f"{each.rule} {each.address.hex()} {each.until_s}\n" for each in learned)
+    write_file(f"{lease.path}{_LEARNED}", "".join(lines))
+
+
+def _entries(network: Definition) -> list[str]:
+    try:
+        return [n for n in os.listdir(f"{network.folder}/leases") if n.isascii()]
+    except OSError:
+        return []
 
 
 def _numbers(network: Definition) -> list[int]:
-    try:
-        found = os.listdir(f"{network.folder}/leases")
-    except OSError:
-        return []
-    return sorted(int(name) for name in found if name.isdecimal() and name.isascii())
+    return sorted(int(name) for name in _entries(network) if name.isdecimal())
 
 
 def _is_held(path: str) -> bool:
@@ -141,7 +172,7 @@ def take(network: Definition, names: tuple[str, ...], **more: object) -> tuple[L
 
     Addresses are used again as late as possible. Raises HostError when there is none left.
     """
-    taken = set(_numbers(network))
+    taken = {int(n.removeprefix(_GONE)) for n in _entries(network) if n.strip(_GONE).isdecimal()}
     last = network.v4.last
     size = last - FIRST + 1
     before = (read_lines(f"{network.folder}/{_LAST}") or [""])[0]
@@ -179,7 +210,28 @@ def take(network: Definition, names: tuple[str, ...], **more: object) -> tuple[L
 
 def drop(lease: Lease) -> None:
     """Give an address back; under the gate."""
-    try:
-        os.unlink(lease.path)
-    except FileNotFoundError:
-        return
+    for path in (f"{lease.path}{_LEARNED}", lease.path, _retired_path(lease)):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
+
+
+def retire(lease: Lease) -> None:
+    """End a lease whose cable the kernel is still taking up; its number stays taken so long."""
+    os.rename(lease.path, _retired_path(lease))
+
+
+def retired(network: Definition) -> list[tuple[Lease, float]]:
+    """Such leases, and for how many seconds."""
+    found = []
+    for name in _entries(network):
+        if name.startswith(_GONE) and name[1:].isdecimal():
+            lease = Lease(network, int(name[1:]))
+            age_s = time.time() - os.stat(_retired_path(lease)).st_ctime
+            found.append((lease, age_s))
+    return found
+
+
+def _retired_path(lease: Lease) -> str:
+    return f"{lease.network.folder}/leases/{_GONE}{lease.number}"

@@ -115,9 +115,9 @@ def plug(lease: Lease, bridge: Link, pid: int) -> int:
             ask(ROUTE, numbered(batch))
         found = find(lease.link)
         index = found.index if found else 0
-        batch = [netlink.set_link(index)]
-        if lease.network.isolate:
-            batch.insert(0, netlink.set_bridge_port(index, isolated=True))
+        # With br_netfilter a packet for a published port of the sender turns round in the bridge.
+        port = netlink.set_bridge_port(index, hairpin=True, isolated=lease.network.isolate)
+        batch = [port, netlink.set_link(index)]
         ask(ROUTE, numbered(batch))
         return index
     except OSError as error:

@@ -1,22 +1,28 @@
 """The process behind a network's gateway, port 53: names of its sandboxes, and all others.
 
 What sandboxes are called it reads from the leases. Other names go to the host's own name servers,
-except those without a dot, which belong to the network. It ends when nobody is on the network.
+except those without a dot, which belong to the network. It sees to what dead sandboxes have left,
+and ends when nobody is on the network.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
+import time
 from select import EPOLLIN
 
-from sandbox.services.network.bridge.definitions import BASE, Definition, load
-from sandbox.services.network.bridge.leases import living
+from sandbox.errors import SbxError
+from sandbox.policy.egress import Rule, parse_rules, parse_upstream
+from sandbox.services.network.bridge import upkeep
+from sandbox.services.network.bridge.definitions import Definition, Gate, load
+from sandbox.services.network.bridge.egress import Learned, has_names
+from sandbox.services.network.bridge.leases import Lease, learn, living, retired
 from sandbox.services.network.bridge.names import LOCK
+from sandbox.services.network.bridge.subnets import parse_address
 from sandbox.services.network.user.account import Account
 from sandbox.services.network.user.dns import Resolver
-from sandbox.services.network.user.egress import Verdict
+from sandbox.services.network.user.egress import Egress, Verdict
 from sandbox.services.network.user.loop import Loop
 from sandbox.services.network.user.upstreams import host_upstreams
 
@@ -28,6 +34,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 IDLE_S = 10.0
+TTL_MIN_S = 60.0
+GRACE_S = 60.0
+LEARNED_MAX = 256
 _UDP_BYTES = 4096
 _CLIENTS_MAX = 128
 _A_ROUND = 64
@@ -37,16 +46,57 @@ def _with(call: Callable[[T], None], subject: T) -> Callable[[int], None]:
     return lambda _events: call(subject)
 
 
-class Everything:
-    """Lets every name be asked for but those that only a network has."""
+class Judge:
+    """What one sandbox may ask for, and where the addresses go that its names lead to."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._rules = parse_rules(lease.allow, lease.deny)
+        self._egress = Egress(self._rules, {}, lambda _address: False)
+        self._named = has_names((*lease.allow, *lease.deny))
 
     def judge_name(self, name: str) -> Verdict:
         """A name without a dot is a sandbox that is not there."""
-        allowed = "." in name.rstrip(".")
-        return Verdict(allowed, "public" if allowed else "local")
+        if "." not in name.rstrip("."):
+            return Verdict(False, "local")
+        return self._egress.judge_name(name)
 
     def learn(self, name: str, addresses: tuple[bytes, ...], ttl: float) -> None:
-        """Nothing depends on what a name leads to."""
+        """Have the firewall know them before the sandbox does."""
+        if not self._named:
+            return
+        now = time.time()
+        until_s = now + max(ttl, TTL_MIN_S) + GRACE_S
+        rules = [
+            rule.text for rule in (*self._rules.allow, *self._rules.deny) if _is_of(name, rule)
+        ]
+        with Gate():
+            # Somebody else may have the address by now; what is learned is this file's alone.
+            lease = next(
+                (each for each in living(self._lease.network) if _same(each, self._lease)), None
+            )
+            if lease is None:
+                return
+            known = {(e.rule, e.address): e for e in lease.learned if e.until_s > now}
+            fresh = {(r, a): Learned(r, a, until_s) for r in rules for a in addresses[:LEARNED_MAX]}
+            good = {key for key, each in known.items() if each.until_s > now + ttl}
+            if fresh.keys() <= good:
+                return
+            merged = list({**known, **fresh}.values())[-LEARNED_MAX:]
+            learn(lease, merged)
+            upkeep.refresh()
+
+
+def _same(one: Lease, other: Lease) -> bool:
+    return one.replace(learned=()) == other.replace(learned=())
+
+
+def _is_of(name: str, rule: Rule) -> bool:
+    """Whether this is a rule about this name."""
+    name = name.lower().rstrip(".")
+    if rule.kind == "below":
+        return name.endswith(f".{rule.name}")
+    return rule.kind == "name" and name == rule.name
 
 
 class Directory:
@@ -56,6 +106,12 @@ class Directory:
         self._network = network
         self._seen = -1
         self._known: dict[str, tuple[bytes, ...]] = {}
+        self._leases: dict[bytes, Lease] = {}
+
+    def who(self, address: bytes) -> Lease | None:
+        """The lease of an address."""
+        self._read()
+        return self._leases.get(address)
 
     def look_up(self, name: str) -> tuple[bytes, ...] | None:
         """All addresses of who is called so."""
@@ -67,19 +123,22 @@ class Directory:
         if seen == self._seen:
             return
         found: dict[str, tuple[bytes, ...]] = {}
+        leases: dict[bytes, Lease] = {}
         for lease in living(self._network):
             six = lease.address6
             addresses = (lease.address4, *((six,) if six else ()))
+            leases |= dict.fromkeys(addresses, lease)
             for name in dict.fromkeys(each.lower() for each in lease.names):
                 found[name] = (*found.get(name, ()), *addresses)
-        self._known, self._seen = found, seen
+        self._known, self._leases, self._seen = found, leases, seen
 
 
 class _Client:
     """One connection: messages with their length before them, answered in any order."""
 
-    def __init__(self, loop: Loop, talk: socket.socket, gone: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, talk: socket.socket, who: str, gone: Callable[[], None]) -> None:
         self.talk = talk
+        self.who = who
         self.loop = loop
         self.gone = gone
         self.input = bytearray()
@@ -108,14 +167,11 @@ class Server:
         self._network = network
         self._loop = Loop()
         self._clients = 0
-        directory = Directory(network)
-        self._resolver = Resolver(
-            self._loop, Everything(), host_upstreams(), Account(), known=directory.look_up
-        )
+        self._directory = Directory(network)
+        self._resolvers: dict[bytes, tuple[Lease, Resolver]] = {}
         for each in sockets:
             serve = self._datagrams if each.type == socket.SOCK_DGRAM else self._connections
             self._loop.watch(each.fileno(), EPOLLIN, _with(serve, each))
-        self._gate = os.open(f"{BASE}/.lock", os.O_RDWR | os.O_CLOEXEC)
 
     def run(self) -> None:
         """Serve."""
@@ -123,12 +179,36 @@ class Server:
         self._loop.run()
 
     def _look(self) -> None:
-        """End when nobody needs us; whoever takes an address asks for us under the same lock."""
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
-        if not living(self._network):
-            os._exit(0)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        """Take back what others left, and end when nobody needs us: whoever takes an address asks
+        for us under the same lock."""
+        with Gate():
+            try:
+                upkeep.sweep(self._network)
+            except SbxError:  # whoever comes next tries again, and says so
+                pass
+            if not living(self._network) and not retired(self._network):
+                os._exit(0)
         self._loop.later(IDLE_S, self._look)
+
+    def _ask(
+        self, client: str, message: bytes, answer: Callable[[bytes], None], *, stream: bool = False
+    ) -> None:
+        """By the rules of who asks; nobody else is answered."""
+        address = parse_address(client.partition("%")[0])
+        lease = self._directory.who(address)
+        if lease is None:
+            return
+        kept = self._resolvers.get(address)
+        if kept is None or not _same(kept[0], lease):
+            if kept:
+                kept[1].close()
+            kept = self._resolvers[address] = (lease, self._resolver(lease))
+        kept[1].ask(message, answer, stream=stream)
+
+    def _resolver(self, lease: Lease) -> Resolver:
+        upstreams = tuple(map(parse_upstream, lease.dns)) or host_upstreams()
+        known = self._directory.look_up
+        return Resolver(self._loop, Judge(lease), upstreams, Account(), known=known)
 
     def _datagrams(self, server: socket.socket) -> None:
         for _ in range(_A_ROUND):
@@ -143,12 +223,12 @@ class Server:
                 except OSError:
                     return
 
-            self._resolver.ask(message, answer)
+            self._ask(client[0], message, answer)
 
     def _connections(self, server: socket.socket) -> None:
         for _ in range(_A_ROUND):
             try:
-                talk, _ = server.accept()
+                talk, who = server.accept()
             except OSError:
                 return
             if self._clients >= _CLIENTS_MAX:
@@ -156,7 +236,7 @@ class Server:
                 continue
             talk.setblocking(False)
             self._clients += 1
-            client = _Client(self._loop, talk, self._gone)
+            client = _Client(self._loop, talk, who[0], self._gone)
             self._loop.watch(talk.fileno(), EPOLLIN, _with(self._read, client))
             self._loop.later(IDLE_S, client.close)
 
@@ -180,7 +260,7 @@ class Server:
                 return
             message = bytes(client.input[2:end])
             del client.input[:end]
-            self._resolver.ask(message, client.answer, stream=True)
+            self._ask(client.who, message, client.answer, stream=True)
 
 
 def main(name: str) -> None:

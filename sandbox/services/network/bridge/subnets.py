@@ -17,6 +17,10 @@ _POOL, _POOL_PREFIX = "10.73.0.0/16", 24
 _MAC = b"\x02\x73"  # locally administered
 
 
+EVERYWHERE = (inet_ntop(AF_INET, bytes(4)), inet_ntop(AF_INET6, bytes(16)))
+"""What stands for all addresses of the host."""
+
+
 class Subnet(Record):
     """`base`: the network's own address, 4 or 16 bytes; `prefix`: its length in bits."""
 

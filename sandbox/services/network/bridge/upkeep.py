@@ -15,7 +15,7 @@ from sandbox.services.network.bridge.definitions import (
     load_all,
     save,
 )
-from sandbox.services.network.bridge.leases import all_leases, dead, drop, living
+from sandbox.services.network.bridge.leases import all_leases, dead, drop, living, retire, retired
 from sandbox.services.network.bridge.subnets import (
     Subnet,
     check_subnet,
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
     from sandbox.linux.netlink import Link
     from sandbox.services.network import Tell
+    from sandbox.services.network.bridge.leases import Lease
 
 _CHANCE_BYTES = 5
+_LATE_S = 5.0
 
 
 def define(
@@ -182,8 +184,26 @@ def _settle() -> None:
         settings.restore()
 
 
-def sweep(network: Definition) -> list[str]:
-    """Take back what dead sandboxes have left on it; what it was, one line each."""
+def unplug(lease: Lease) -> None:
+    """End a lease after its sandbox, without waiting for the kernel, which takes the cable up with
+    the network namespace: removing it costs more than all that a start does for the network."""
+    if links.find(lease.link):
+        retire(lease)
+    else:
+        drop(lease)
+
+
+def sweep(network: Definition, *, all_cables: bool = False) -> list[str]:
+    """Take back what dead sandboxes have left on it; what it was, one line each.
+
+    `all_cables`: also those that the kernel may only be late with.
+    """
+    for lease, age_s in retired(network):
+        if all_cables or age_s > _LATE_S:
+            links.remove(lease.link)
+        elif links.find(lease.link):
+            continue
+        drop(lease)
     removed = []
     stale = False
     for lease in dead(network):
@@ -207,7 +227,7 @@ def take_down(network: Definition) -> None:
             hint="end these sandboxes first",
         )
     names.end(network)
-    sweep(network)
+    sweep(network, all_cables=True)
     if links.find_bridge(network):
         links.remove(network.bridge)
     _settle()
@@ -235,7 +255,7 @@ def prune(tell: Callable[[str], None]) -> None:
     problems = []
     for network in load_all():
         if living(network):
-            sweep(network)
+            sweep(network, all_cables=True)
             continue
         try:
             remove(network.name)

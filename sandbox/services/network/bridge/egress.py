@@ -1,0 +1,111 @@
+"""What a policy lets a sandbox reach, as a chain of nftables: the rules of policy/egress.py.
+
+`deny` first, then what is allowed, then nothing. It is the destination that the sandbox asked for
+which is judged, also where it is a published port that leads elsewhere. What a name leads to is not
+known before somebody asks: each rule with a name has sets, which the name server has filled.
+"""
+
+from __future__ import annotations
+
+from sandbox.policy.egress import PLACES, PORT_MAX, parse_rule, show_address, within
+from sandbox.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sandbox.policy.egress import Rule
+
+REJECT = "reject with icmpx admin-prohibited"
+_FAMILIES = (("ip", "ipv4_addr", 4), ("ip6", "ipv6_addr", 16))
+_CARRIERS6 = "2002::/16"  # 6to4: holds IPv4 addresses of every kind
+
+
+class Learned(Record):
+    """An address that a name led to, by the rule that knows the name; good until `until_s`."""
+
+    rule: str
+    address: bytes
+    until_s: float
+
+
+def has_names(texts: Iterable[str]) -> bool:
+    """Whether one of the rules is about a name."""
+    return any(parse_rule(text).kind in ("name", "below") for text in texts)
+
+
+def has_host(texts: Iterable[str]) -> bool:
+    """Whether one of the rules is about the host itself."""
+    return any(parse_rule(text).kind == "host" for text in texts)
+
+
+def chain(
+    name: str,
+    allow: Sequence[str],
+    deny: Sequence[str],
+    gateways: Sequence[bytes] = (),
+    learned: Iterable[Learned] = (),
+    now_s: float = 0.0,
+) -> list[str]:
+    """The chain `name` with the sets that it needs, as nft(8) reads them."""
+    known = list(learned)
+    sets: list[str] = []
+    rules: list[str] = []
+    for texts, verdict in ((deny, REJECT), (allow, "accept")):
+        for number, text in enumerate(texts):
+            rule = parse_rule(text)
+            label = f"{name}_{'d' if verdict == REJECT else 'a'}{number}"
+            if rule.kind in ("name", "below"):
+                sets += _sets(label, [each for each in known if each.rule == text], now_s)
+            rules += [f"{to} {_ports(rule)} {verdict}" for to in _places(rule, label, gateways)]
+    return [*sets, f"chain {name} {{", *rules, REJECT, "}"]
+
+
+def _sets(label: str, known: Sequence[Learned], now_s: float) -> Iterator[str]:
+    for family, kind, size in _FAMILIES:
+        found = {e.address: int(e.until_s - now_s) for e in known if len(e.address) == size}
+        items = [f"{show_address(a)} timeout {left}s" for a, left in found.items() if left > 0]
+        elements = f" elements = {{ {', '.join(items)} }}" if items else ""
+        yield f"set {label}_{family} {{ type {kind}; flags timeout;{elements} }}"
+
+
+def _places(rule: Rule, label: str, gateways: Sequence[bytes]) -> Iterator[str]:
+    """One match for each family that the rule has."""
+    for family, _, size in _FAMILIES:
+        to = f"ct original {family} daddr"
+        if rule.kind in ("name", "below"):
+            yield f"{to} @{label}_{family}"
+        elif rule.kind == "network" and len(rule.network) == size:
+            yield f"{to} {show_address(rule.network)}/{rule.bits}"
+        elif rule.kind == "host":
+            yield from (f"{to} {show_address(each)}" for each in gateways if len(each) == size)
+        elif rule.kind == "public":
+            yield f"{to} {_public(size)}"
+
+
+def _public(size: int) -> str:
+    """What is nobody's in particular: all but the places with a use of their own."""
+    places = [place for place in PLACES if len(place.network) == size]
+    outer = [
+        place
+        for place in places
+        if not any(
+            other.bits < place.bits and within(place.network, other.network, other.bits)
+            for other in places
+        )
+    ]
+    shown = [f"{show_address(place.network)}/{place.bits}" for place in outer]
+    if size == 4:
+        return f"!= {{ {', '.join(shown)} }}"
+    # Only 2000::/3 was ever given to the public.
+    inside = [text for text in shown if text[0] == "2"]
+    return f"2000::/3 ct original ip6 daddr != {{ {', '.join([*inside, _CARRIERS6])} }}"
+
+
+def _ports(rule: Rule) -> str:
+    if rule.protocol == "icmp":
+        return "meta l4proto { icmp, ipv6-icmp }"
+    every = rule.low == 0 and rule.high == PORT_MAX
+    protocols = rule.protocol or ("tcp, udp, icmp, ipv6-icmp" if every else "tcp, udp")
+    ports = "" if every else f" ct original proto-dst {rule.low}-{rule.high}"
+    return f"meta l4proto {{ {protocols} }}{ports}"
