@@ -235,6 +235,19 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "On a network of the host's: lose this much of what is sent, such as 1%.",
         read=values.setting("network.loss", values.not_empty),
     ),
+    _flag(
+        SECURITY,
+        "--privileged",
+        "For root only: no user namespace, all capabilities, no filter, the kernel's files open.",
+        values.privileged,
+    ),
+    _repeat(
+        SECURITY,
+        "--device",
+        "/dev/NAME",
+        "For root only: show a device of the host, at its own name.",
+        read=values.device,
+    ),
     _repeat(
         SECURITY,
         "--allow",

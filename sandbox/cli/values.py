@@ -266,6 +266,31 @@ def env_file(path: str) -> Settings:
     return [("process.env", table)]
 
 
+def privileged(_text: str) -> Settings:
+    """What --privileged stands for; it can be narrowed again by a policy that extends another."""
+    return [
+        ("identity.map", "none"),
+        ("namespaces.nested", True),
+        ("filesystem.proc", "full"),
+        ("filesystem.sys", "writable"),
+        ("filesystem.guard", False),
+        ("capabilities.add", ["ALL"]),
+        ("seccomp.base", "unconfined"),
+        ("landlock.fs", "none"),
+        ("landlock.tcp", False),
+        ("landlock.ioctl_dev", False),
+        ("landlock.scopes", []),
+    ]
+
+
+def device(text: str) -> Settings:
+    """Read /dev/NAME, or the same twice; it has no other name inside, and no rights to choose."""
+    path, colon, inside = text.partition(":")
+    if colon and inside not in (path, f"{path}:rwm"):
+        raise ValueError(f"{quote(text)} must be /dev/NAME: a device keeps its name and its rights")
+    return [("filesystem.devices", [path])]
+
+
 def user(text: str) -> Settings:
     """Read USER[:GROUP], each a number or a name of the root file system's own files."""
     name, colon, group = text.partition(":")

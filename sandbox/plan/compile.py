@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandbox.errors import HostError, PolicyError
+from sandbox.linux.capabilities import NAMES as CAPABILITIES
 from sandbox.plan import ops
 from sandbox.plan.identity import choose_ids
 from sandbox.plan.mounts import mount_steps
@@ -10,15 +11,7 @@ from sandbox.plan.network import hold_steps, network_mode, network_steps
 from sandbox.plan.request import DISK_OVERLAY, Degradation, Plan, Step, give_up
 from sandbox.plan.resources import cgroup_steps
 from sandbox.plan.security import bound, security_steps
-from sandbox.plan.share import (
-    CLONE_FLAGS,
-    NESTING,
-    check_shared,
-    shared_facts,
-    shared_map,
-    shared_steps,
-)
-from sandbox.policy.model import LAYERS
+from sandbox.policy.model import LAYERS, NO_MAP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +22,7 @@ if TYPE_CHECKING:
 
 CLONE_USER, CLONE_MOUNT, CLONE_PID = 0x10000000, 0x00020000, 0x20000000
 CLONE_UTS, CLONE_IPC, CLONE_NET, CLONE_CGROUP = 0x04000000, 0x08000000, 0x40000000, 0x02000000
+_SHAREABLE = {"pid": CLONE_PID, "uts": CLONE_UTS, "ipc": CLONE_IPC, "net": CLONE_NET}
 OOM_SCORE = "500"
 DOMAIN = "sbx"
 PING_GROUPS = "net.ipv4.ping_group_range"
@@ -46,7 +40,8 @@ def choose_storage(policy: Policy, facts: HostFacts, *, host_root: bool = False)
     (clone_private_mount), so it is bound read-only.
     Raises HostError when overlay is demanded and this host refuses it, or all namespaces.
     """
-    _check_user_namespaces(facts)  # or its lack would be told as that of overlayfs
+    if policy.identity.map != NO_MAP:
+        _check_user_namespaces(facts)  # or its lack would be told as that of overlayfs
     files = policy.filesystem
     if files.persist and (host_root or facts.overlay_error):
         raise HostError(
@@ -89,16 +84,20 @@ def _namespaces(policy: Policy) -> ops.Namespaces:
     flags = CLONE_USER | CLONE_MOUNT | CLONE_PID | CLONE_UTS | CLONE_IPC | CLONE_CGROUP
     if network_mode(policy).namespace:
         flags |= CLONE_NET
-    if policy.shared:
+    if policy.shared or policy.identity.map == NO_MAP:
         flags &= ~CLONE_USER
     for kind in policy.shared:
-        flags &= ~CLONE_FLAGS[kind]
+        flags &= ~_SHAREABLE[kind]
     return ops.Namespaces(flags)
 
 
 def _id_map(ids: Ids, facts: HostFacts, request: Request) -> ops.IdMap:
     if request.shared:
+        from sandbox.plan.share import shared_map
+
         return shared_map(ids, request.shared)
+    if ids.kind == NO_MAP:
+        return ops.IdMap(ops.MAP_STANDS, 0, ids.outer_uids, ids.outer_gids, "", "")
     helpers = ids.helpers
     way = ops.MAP_HELPERS if helpers else ops.MAP_DIRECT
     return ops.IdMap(
@@ -132,11 +131,11 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
             continue
         path = f"sys/{name.replace('.', '/')}"
         steps.append(Step(ops.ProcWrite(path, value, optional), policy.origin(f"sysctls.{name}")))
-    if policy.shared:
+    if policy.shared or policy.identity.map == NO_MAP:
         return steps  # the rest is counted for the user namespace that was there before
     if not policy.namespaces.nested:
         # ucount of the outer namespace: the payload's own user namespace is the one.
-        write = ops.ProcWrite(NESTING, "1", optional)
+        write = ops.ProcWrite(ops.NESTING, "1", optional)
         steps.append(Step(write, policy.origin("namespaces.nested")))
     bounds = [(f"inotify_{name}", value, optional) for name, value in INOTIFY]
     if policy.seccomp.base != "allow" and "D2" not in policy.seccomp.groups:
@@ -170,6 +169,8 @@ def _with_stand_in(policy: Policy, request: Request) -> Request:
 
 
 def _process_limit(policy: Policy, request: Request) -> list[Step]:
+    if policy.identity.map == NO_MAP:
+        return []  # it would count all processes of that user
     wanted = [limit.hard for limit in policy.rlimits if limit.name == "nproc"]
     hard = wanted[0] if wanted else None
     pids = policy.resources.pids
@@ -208,7 +209,8 @@ def _exec(policy: Policy, request: Request) -> Step:
 def _layers(policy: Policy, steps: list[Step]) -> tuple[str, ...]:
     """The protections that are in force, for the report."""
     kinds = {type(step.op).__name__ for step in steps}
-    names = [n for n in ("user", "mount", "pid", "uts", "ipc", "cgroup") if n not in policy.shared]
+    absent = {*policy.shared, *(["user"] if policy.identity.map == NO_MAP else [])}
+    names = [n for n in ("user", "mount", "pid", "uts", "ipc", "cgroup") if n not in absent]
     network = network_mode(policy)
     names += ["net"] if network.namespace and not network.shared else []
     names += ["time"] if "TimeNamespace" in kinds else []
@@ -290,6 +292,15 @@ def _refusal(policy: Policy, layer: str, facts: HostFacts, request: Request) -> 
     return None
 
 
+def _is_privileged(policy: Policy) -> bool:
+    """Whether anything is asked for that a policy has to allow; plan.privileged knows what."""
+    files = policy.filesystem
+    asked = files.devices or files.sys == "writable" or not files.guard
+    return bool(
+        asked or policy.identity.map == NO_MAP or set(CAPABILITIES) <= {*policy.capabilities.add}
+    )
+
+
 def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     if facts.arch != "x86_64":
         raise HostError(
@@ -297,11 +308,21 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
             cause="the system call filters know x86_64 only",
             hint="run sbx on an x86_64 machine",
         )
-    _check_user_namespaces(facts)
+    if policy.identity.map != NO_MAP:
+        _check_user_namespaces(facts)
     request = _with_stand_in(policy, request)
-    check_shared(policy)
-    facts = shared_facts(facts, request.shared)
     lost: list[Degradation] = []
+    first: list[Step] = []
+    if _is_privileged(policy):
+        from sandbox.plan.privileged import check_privileged
+
+        lost += check_privileged(policy, facts, request.account)
+    if policy.shared:
+        from sandbox.plan.share import check_shared, shared_facts, shared_steps
+
+        check_shared(policy)
+        facts = shared_facts(facts, request.shared)
+        first = shared_steps(policy, request, lost)
     ids, lost_ids = choose_ids(policy, facts, request.account)
     mounts, lost_mounts = mount_steps(policy, facts, request, ids)
     lost += [Degradation("seccomp", "parts of the profile", text) for text in request.warnings]
@@ -311,7 +332,7 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
     inner = ops.InnerUser(int(ids.deny_setgroups), closed, ids.inner_uids, ids.inner_gids)
     hostname = ops.Hostname(policy.process.hostname, DOMAIN)
     steps = [
-        *shared_steps(policy, request, lost),
+        *first,
         Step(_namespaces(policy), policy.origin("network.mode")),
         Step(_id_map(ids, facts, request), policy.origin("identity.map")),
         *group,
@@ -323,7 +344,7 @@ def _compile(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         Step(ops.Pivot(), "sbx"),
         *hold_steps(policy),
         *_process_limit(policy, request),
-        Step(inner, policy.origin("identity.map")),
+        *([Step(inner, policy.origin("identity.map"))] if ids.kind != NO_MAP else []),
         *security,
     ]
     return Plan(

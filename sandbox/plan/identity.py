@@ -5,6 +5,7 @@ from __future__ import annotations
 from sandbox.errors import HostError, PolicyError
 from sandbox.host.subids import ROOT_RANGE, inner_map, range_map
 from sandbox.plan.request import Degradation, give_up
+from sandbox.policy.model import NO_MAP
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.plan.ops import Extents
     from sandbox.policy.model import Policy
+
+ALL_IDS = ((0, 0, 2**32 - 1),)
 
 
 class Ids(Record):
@@ -128,6 +131,9 @@ def choose_ids(policy: Policy, facts: HostFacts, account: Account) -> tuple[Ids,
             cause=f"identity.root is false (from {policy.origin('identity.root')})",
             hint="choose another user with --user, or another policy",
         )
+    if policy.identity.map == NO_MAP:
+        maps = (ALL_IDS, ALL_IDS)
+        return Ids(uid, gid, *maps, *maps, False, False, NO_MAP), []
     lost: list[Degradation] = []
     missing = _missing_ranges(facts)
     if policy.identity.map != "single" and not missing:

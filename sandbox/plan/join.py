@@ -13,6 +13,7 @@ from sandbox.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import TypeVar
 
     from sandbox.host.accounts import Account
@@ -47,7 +48,7 @@ def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
     to start in that is not absolute."""
     if entry.cwd and not entry.cwd.startswith("/"):
         raise UsageError(f"cannot start in {quote(entry.cwd)}", cause="it is not an absolute path")
-    id_map, inner = _find(stored, ops.IdMap), _find(stored, ops.InnerUser)
+    id_map, inner = _find(stored, ops.IdMap), inner_of(stored)
     ids, first = _find(stored, ops.Ids), _find(stored, ops.Exec)
     if entry.account is not None:
         ids = _ids(entry.account, ids, inner)
@@ -83,6 +84,13 @@ def _unscoped(payload: list[ops.Op], stored: tuple[ops.Op, ...]) -> list[ops.Op]
         if not (empty and isinstance(op, ops.LandlockRuleset | ops.LandlockEnforce)):
             found.append(op)
     return found
+
+
+def inner_of(stored: Iterable[ops.Op]) -> ops.InnerUser:
+    """The payload's maps; without a user namespace, those of all ids."""
+    every = ((0, 0, 2**32 - 1),)
+    own = next((op for op in stored if isinstance(op, ops.InnerUser)), None)
+    return own or ops.InnerUser(0, 0, every, every)
 
 
 def _find(stored: tuple[ops.Op, ...], kind: type[T]) -> T:

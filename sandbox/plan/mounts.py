@@ -128,7 +128,7 @@ def _tmpfs(policy: Policy) -> list[Step]:
 
 def _bind(mount: Mount, source: Source) -> ops.Bind:
     attributes = SAFE | (ops.RDONLY if mount.read_only else 0)
-    if stat.S_ISCHR(source.mode):
+    if stat.S_ISCHR(source.mode) or stat.S_ISBLK(source.mode):
         attributes &= ~ops.NODEV
     return ops.Bind(
         source.path,
@@ -144,10 +144,18 @@ def _bind(mount: Mount, source: Source) -> ops.Bind:
 def _volumes(policy: Policy, request: Request, *, devices: bool) -> list[Step]:
     """The binds into /dev (`devices`), or all others."""
     steps = []
-    for mount in policy.filesystem.mounts:
+    made = {"/dev", "/dev/pts"}
+    for mount in policy.filesystem.binds:
         source = request.source(mount.source)
         if source and mount.target.startswith("/dev/") == devices:
-            origin = policy.origin(f"filesystem.mounts.{mount.target}")
+            key = f"mounts.{mount.target}"
+            if devices and mount.target in policy.filesystem.devices:
+                key = "devices"
+                folder = mount.target.rpartition("/")[0]
+                if folder not in made:
+                    made.add(folder)
+                    steps.append(Step(ops.Directory(folder, 0o755), "sbx"))
+            origin = policy.origin(f"filesystem.{key}")
             steps.append(Step(_bind(mount, source), origin))
     return steps
 
@@ -190,6 +198,8 @@ def _own_files(policy: Policy, request: Request, ids: Ids) -> list[Step]:
 
 def _covers(policy: Policy) -> list[Step]:
     files = policy.filesystem
+    if not files.guard:
+        return []
     masked = [Step(ops.Mask(p), policy.origin("filesystem.masked")) for p in files.masked]
     locked = [Step(ops.Lock(p), policy.origin("filesystem.locked")) for p in files.locked]
     return masked + locked
@@ -222,8 +232,9 @@ def mount_steps(
     size = (files.size or 256 << 20) + STAGE_SPARE
     inodes = (files.inodes or 32768) + STAGE_SPARE_INODES
     inside = [_proc(policy, facts, lost), *_dev(policy, request, ids)]
-    if files.sys == "read-only":
-        op = ops.Filesystem("sysfs", "/sys", SAFE | ops.NOEXEC | ops.RDONLY, 1, ())
+    if files.sys != "none":
+        attributes = SAFE | ops.NOEXEC | (ops.RDONLY if files.sys == "read-only" else 0)
+        op = ops.Filesystem("sysfs", "/sys", attributes, ops.KERNEL_DIRECTORY, ())
         if not network_mode(policy).namespace:
             lost.append(Degradation("sys", "/sys", "sysfs belongs to the host's network namespace"))
         else:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from sandbox.plan.request import Request, Shared
     from sandbox.policy.model import Policy
 
-CLONE_FLAGS = {"pid": 0x20000000, "uts": 0x04000000, "ipc": 0x08000000, "net": 0x40000000}
-NESTING = "sys/user/max_user_namespaces"
 _PLACES = {"pid": 2, "net": 3, "ipc": 4, "uts": 5}  # enum namespace_place, report.h
 _TOGETHER = {
     "net": "interfaces, ports, abstract sockets, and what the other may reach",

@@ -25,8 +25,10 @@ _UNBOUNDED = float("inf")
 
 # Values of closed sets, the narrowest first.
 _RANKS: dict[str, Sequence[object]] = {
-    "identity.map": ("single", "keep-id", "range"),
+    "identity.map": ("single", "keep-id", "range", model.NO_MAP),
     "identity.root": (False, True),
+    "identity.privileged": (False, True),
+    "filesystem.guard": (True, False),
     "namespaces.time": (True, False),
     "namespaces.nested": (False, True),
     "namespaces.ipc": (model.PRIVATE, model.CONTAINER),
@@ -48,7 +50,7 @@ _RANKS: dict[str, Sequence[object]] = {
 }
 # Lists where more entries allow more, and lists where fewer do.
 _GRANTS = (
-    *("namespaces.shares", "namespaces.shareable"),
+    *("namespaces.shares", "namespaces.shareable", "filesystem.devices"),
     *("process.env_pass", "capabilities.keep", "capabilities.add", "seccomp.sockets"),
     *("network.allow", "network.publish"),
 )

@@ -265,6 +265,7 @@ def _make_filesystem(merge: _Merge) -> model.Filesystem:
             if with_sys or not f"{pattern}/".startswith("/sys/")
             for path in _expand_processors(pattern)
         )
+    values["devices"] = tuple(dict.fromkeys(values.get("devices", ())))
     return model.Filesystem(
         **values,
         mounts=tuple(model.Mount(**entry) for entry in mounts),

@@ -13,20 +13,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    IdMapKind = Literal["range", "single", "keep-id"]
+    IdMapKind = Literal["range", "single", "keep-id", "none"]
     RootMode = Literal["auto", "overlay", "copy", "bind"]
     ProcMode = Literal["pid", "full"]
-    SysMode = Literal["none", "read-only"]
+    SysMode = Literal["none", "read-only", "writable"]
     NetworkMode = Literal["none", "user", "bridge", "host"]
     SeccompBase = Literal["allow", "deny", "unconfined"]
     LandlockFs = Literal["strict", "write", "none"]
     OnMissing = Literal["refuse", "degrade"]
     CgroupDriver = Literal["auto", "delegated", "systemd", "root", "none"]
 
-ID_MAP_KINDS = ("range", "single", "keep-id")
+NO_MAP = "none"
+ID_MAP_KINDS = ("range", "single", "keep-id", NO_MAP)
 ROOT_MODES = ("auto", "overlay", "copy", "bind")
 PROC_MODES = ("pid", "full")
-SYS_MODES = ("none", "read-only")
+SYS_MODES = ("none", "read-only", "writable")
 SECCOMP_BASES = ("allow", "deny", "unconfined")
 LANDLOCK_FS = ("strict", "write", "none")
 ON_MISSING = ("refuse", "degrade")
@@ -76,13 +77,16 @@ class Identity(Record):
     "single" maps the payload's own number to the caller and nothing else.
     `user`, `group`: the payload's ids, a number or a name of the rootfs's passwd/group file;
     None means 0 under "range" and the caller's number otherwise.
-    `root`: whether the payload may have user id 0 at all.
+    "none", for root only: no user namespace at all, ids are the host's.
+    `root`: whether the payload may have user id 0 at all. `privileged`: whether "none", devices,
+    an unguarded /proc or /sys and all capabilities may be asked for.
     """
 
     map: IdMapKind = "keep-id"
     user: int | str | None = None
     group: int | str | None = None
     root: bool = True
+    privileged: bool = False
 
 
 class Namespaces(Record):
@@ -127,7 +131,8 @@ class Filesystem(Record):
     `root`: "auto" takes overlay and falls back to copy aloud; `read_only` makes the root itself
     read-only after set-up. `size` and `inodes` bound the writable layer. `persist` keeps the
     writable layer in a host directory. `masked` and `locked` are paths inside that become
-    empty and read-only; missing ones are skipped.
+    empty and read-only; missing ones are skipped. Without `guard` none of them are. `devices` are
+    nodes of the host's /dev, shown at their own names.
     """
 
     root: RootMode = "auto"
@@ -142,6 +147,13 @@ class Filesystem(Record):
     sys: SysMode = "none"
     masked: tuple[str, ...] = ()
     locked: tuple[str, ...] = ()
+    guard: bool = True
+    devices: tuple[str, ...] = ()
+
+    @property
+    def binds(self) -> tuple[Mount, ...]:
+        """The mounts, and the devices as mounts at their own names."""
+        return (*self.mounts, *(Mount(path, path) for path in self.devices))
 
 
 class Network(Record):

@@ -88,6 +88,14 @@ def target(value: object) -> str:
     return path
 
 
+def device(value: object) -> str:
+    """A node of the host's /dev."""
+    path: str = inside(value)
+    if not path.startswith("/dev/") or path.startswith(("/dev/pts", SHM, "/dev/mqueue")):
+        raise bad(f"must be a device in /dev, found {quote(path)}")
+    return path
+
+
 def covered(value: object) -> str:
     """A path inside that is masked or locked."""
     path: str = inside(value)
@@ -210,6 +218,7 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "user": optional(fields.account),
         "group": optional(fields.account),
         "root": boolean,
+        "privileged": boolean,
     },
     "namespaces": {
         "time": boolean,
@@ -233,6 +242,8 @@ SECTIONS: dict[str, dict[str, Check]] = {
         "sys": choice(SYS_MODES, "way to show /sys"),
         "masked": each(covered),
         "locked": each(covered),
+        "guard": boolean,
+        "devices": each(device, MOUNTS_MAX),
     },
     "network": {
         "mode": _or_shared(choice(NETWORK_MODES, "mode")),

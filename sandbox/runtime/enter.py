@@ -152,7 +152,7 @@ def _run(
     connection: Connection,
     streams: Streams,
     plan: Plan,
-    namespaces: Mapping[int, int],
+    namespaces: dict[int, int],
 ) -> Turns[Report]:
     terminal = None
     if command.tty:
@@ -178,7 +178,7 @@ def _run(
             encode(step.op for step in plan.steps),
             pass_fds=command.pass_fds,
             merge_stderr=connection.merge_stderr,
-            namespaces=namespaces,
+            namespaces=keeper.without_own(namespaces),
             cgroup=enter_group if group[0] else None,
         )
         streams.attach(launched, terminal=command.tty)

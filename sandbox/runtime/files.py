@@ -25,6 +25,7 @@ from sandbox.errors import (
 from sandbox.host.accounts import find_account
 from sandbox.plan import ops
 from sandbox.plan.wire import decode
+from sandbox.policy.model import NO_MAP
 from sandbox.runtime import archive, keeper
 from sandbox.runtime.archive import Bounds, Guard, Pipe, Tally
 
@@ -73,6 +74,12 @@ class Files:
 
     def __init__(self, folder: Folder, bounds: Bounds | None = None) -> None:
         """Start the process that works inside. Raises StateError, SbxError."""
+        if folder.description.identity == NO_MAP:
+            raise StateError(
+                f"cannot copy files of sandbox {folder.name}",
+                cause="it has no user namespace: nothing would keep a copy to its own rights",
+                hint="bind a folder with -v, or use tar with sbx exec",
+            )
         self._folder = folder
         self._bounds = bounds or Bounds()
         self._pid = 0

@@ -63,9 +63,13 @@ def _rootfs(path: str) -> tuple[Source, str]:
 def _bind_sources(policy: Policy) -> list[tuple[Mount, Source, str]]:
     """Every bind source as it is now; all that cannot be used are named together."""
     found, problems = [], []
-    for mount in policy.filesystem.mounts:
+    for mount in policy.filesystem.binds:
         try:
-            found.append((mount, *_source(mount.source)))
+            source, real = _source(mount.source)
+            found.append((mount, source, real))
+            device = stat.S_ISCHR(source.mode) or stat.S_ISBLK(source.mode)
+            if mount.source in policy.filesystem.devices and not device:
+                problems.append(f"{mount.source}: is no device")
         except OSError as error:
             if mount.optional and error.errno == errno.ENOENT:
                 continue

@@ -195,7 +195,19 @@ def check_namespaces(found: dict[int, int]) -> None:
         raise OSError(errno.EPERM, f"its user namespace belongs to user {owner}")
     owned = {place: found[place] for place in (USER, MOUNT, PID)}
     check_owned(owned)
-    _check_parent(found[INNER], _NS_GET_PARENT, found[USER])
+    if not _same(found[INNER], found[USER]) or not _same(found[USER], "/proc/self/ns/user"):
+        _check_parent(found[INNER], _NS_GET_PARENT, found[USER])
+
+
+def without_own(found: dict[int, int]) -> dict[int, int]:
+    """Those to enter: a sandbox without a user namespace has that of the host, which is ours."""
+    own = _same(found[INNER], "/proc/self/ns/user")
+    return {place: fd for place, fd in found.items() if place != INNER or not own}
+
+
+def _same(one: int | str, other: int | str) -> bool:
+    a, b = os.stat(one), os.stat(other)
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
 def check_owned(found: dict[int, int]) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from sandbox.errors import PolicyError, StateError
 from sandbox.plan import ops
 from sandbox.plan.request import Shared
-from sandbox.plan.share import NESTING
 from sandbox.plan.wire import decode
-from sandbox.policy.model import CONTAINER
+from sandbox.policy.model import CONTAINER, NO_MAP
 from sandbox.runtime import keeper, registry
 
 TYPE_CHECKING = False
@@ -59,6 +58,12 @@ def _shared(policy: Policy, folder: registry.Folder) -> Shared:
             cause="its namespaces have ended with it",
             hint=f"see how it ended with: sbx inspect {known.id}",
         )
+    if known.identity == NO_MAP:
+        raise PolicyError(
+            f"cannot share namespaces with sandbox {known.name}",
+            cause="it has no user namespace of its own: the host's root owns them",
+            hint='start it without --privileged and without identity.map = "none"',
+        )
     if "net" in policy.shared and known.network == "host":
         raise PolicyError(
             f"cannot share the network of sandbox {known.name}",
@@ -67,7 +72,7 @@ def _shared(policy: Policy, folder: registry.Folder) -> Shared:
         )
     stored = decode(folder.read("plan"))
     maps = next(op for op in stored if isinstance(op, ops.IdMap))
-    limits = [op.value for op in stored if isinstance(op, ops.ProcWrite) and op.path == NESTING]
+    limits = [op.value for op in stored if isinstance(op, ops.ProcWrite) and op.path == ops.NESTING]
     limits += [op.room for op in stored if isinstance(op, ops.Share)]
     files = [(op.path, op.content) for op in stored if isinstance(op, ops.File)]
     return Shared(

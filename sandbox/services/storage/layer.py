@@ -107,7 +107,7 @@ def _describe(plan: Plan) -> dict[str, str]:
     """The words of the mark for this plan."""
     ops = [step.op for step in plan.steps]
     outer = next(op for op in ops if isinstance(op, IdMap))
-    inner = next(op for op in ops if isinstance(op, InnerUser))
+    inner = next((op for op in ops if isinstance(op, InnerUser)), outer)
     root = _root_of(plan)
     return {
         "ids": f"uid {extents(outer.uids)}, gid {extents(outer.gids)}",

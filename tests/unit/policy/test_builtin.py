@@ -172,6 +172,7 @@ def test_a_root_policy_says_everything() -> None:
         "identity.user",
         "identity.group",
         "filesystem.persist",
+        "filesystem.devices",
         "filesystem.mounts",
         *(f"network.{key}" for key in ("name", "aliases", "rate", "delay", "loss")),
         "process.cwd",
