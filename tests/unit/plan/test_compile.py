@@ -92,7 +92,7 @@ def test_the_same_is_not_decided_twice(facts: HostFacts, monkeypatch: pytest.Mon
         "accounts": (b"x", b""),
         "cgroup": Available("root"),
         "devices": (("/dev/sda", "8:0"),),
-        "shared": Shared("0123456789ab", "infra", ((0, 1000, 1),), ((0, 1000, 1),), True, "1"),
+        "shared": Shared("0123456789ab", "infra", ((0, 5, 99999),), ((0, 5, 99999),), False, "1"),
         "network": NetworkFacts("", "", ""),
     }
     assert {*changed, "argv", "env"} == set(Request._fields)
