@@ -3,6 +3,7 @@
 #include "sys.h"
 
 #include "launch.h"
+#include "rights.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -21,26 +22,12 @@ int has_cgroup(void)
 /* The message holds the folder's name, the descriptor is the folder. */
 static int receive_directory(char name[NAME_MAX + 1])
 {
-	int fd = -1;
-	struct iovec payload = { name, NAME_MAX };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct msghdr message = { .msg_iov = &payload,
-				  .msg_iovlen = 1,
-				  .msg_control = control.bytes,
-				  .msg_controllen = sizeof(control.bytes) };
-	ssize_t n;
-	do
-		n = recvmsg(FD_CHANNEL, &message, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
-	struct cmsghdr *header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-	if (n < 0 || !header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int)))
+	int fds[RIGHTS_MOST], count;
+	ssize_t n = receive_with(FD_CHANNEL, name, NAME_MAX, 0, fds, &count);
+	if (n <= 0 || count != 1)
 		return errno = n < 0 ? errno : EPROTO, -1;
-	memcpy(&fd, CMSG_DATA(header), sizeof(int));
 	name[n] = 0;
-	return fd;
+	return fds[0];
 }
 
 int cgroup_write(const char *file, const char *value)

@@ -370,7 +370,15 @@ static int code_of(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static void reap(pid_t payload, void (*ended)(int code), const struct spaces *spaces)
+/* See watch_over. */
+struct watcher {
+	pid_t payload;
+	void (*ended)(int code);
+	void (*broken)(int code);
+	const struct spaces *spaces;
+};
+
+static void reap(const struct watcher *w)
 {
 	struct rusage usage;
 	int status;
@@ -378,12 +386,12 @@ static void reap(pid_t payload, void (*ended)(int code), const struct spaces *sp
 		pid_t pid = wait4(-1, &status, WNOHANG, &usage);
 		if (pid <= 0)
 			return;
-		if (pid != payload)
+		if (pid != w->payload)
 			continue;
-		spaces_tell(spaces);
+		spaces_tell(w->spaces);
 		/* The status leaves before the tear-down: our exit kills the whole pid namespace. */
 		send_status(EVENT_EXITED, pid, status, &usage);
-		ended(code_of(status));
+		w->ended(code_of(status));
 	}
 }
 
@@ -401,15 +409,18 @@ static void pass_on(pid_t payload, int signal)
 		kill(payload, signal);
 }
 
-static void obey(pid_t payload, void (*broken)(int code))
+/* Who is told to end is not to leave anything running either. */
+static void obey(struct watcher *w)
 {
 	unsigned char signal;
 	ssize_t n = read(FD_LIFELINE, &signal, 1);
 	if (n == 0)
-		broken(128 + SIGKILL);
-	else if (n == 1 && signal > 0 && signal <= 64)
-		pass_on(payload, signal);
-	else if (n == 1 && (signal == ORDER_FREEZE || signal == ORDER_THAW))
+		w->broken(128 + SIGKILL);
+	else if (n == 1 && signal > 0 && signal <= 64) {
+		if (signal == SIGTERM)
+			w->ended = w->broken;
+		pass_on(w->payload, signal);
+	} else if (n == 1 && (signal == ORDER_FREEZE || signal == ORDER_THAW))
 		kill(-1, signal == ORDER_FREEZE ? SIGSTOP : SIGCONT);
 }
 
@@ -431,21 +442,22 @@ _Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)
 	int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (signals < 0)
 		give_up_alone("signalfd4");
+	struct watcher watcher = { payload, ended, broken, spaces };
 	struct pollfd watch[3] = { { FD_EXEC_WATCH, POLLIN, 0 },
 				   { FD_LIFELINE, POLLIN, 0 },
 				   { signals, POLLIN, 0 } };
 	struct signalfd_siginfo info;
 
-	reap(payload, ended, spaces);
+	reap(&watcher);
 	for (;;) {
 		if (poll(watch, 3, -1) < 0 && errno != EINTR)
 			_exit(CODE_SETUP_FAILED);
 		if (watch[0].revents)
 			notice_exec(&watch[0], payload);
 		if (watch[1].revents)
-			obey(payload, broken);
+			obey(&watcher);
 		if (watch[2].revents && read(signals, &info, sizeof(info)) > 0)
-			reap(payload, ended, spaces);
+			reap(&watcher);
 	}
 }
 

@@ -4,6 +4,7 @@
 #include "sys.h"
 
 #include "launch.h"
+#include "rights.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -82,28 +83,16 @@ static int write_inherited(const struct plan *plan, struct failure *f)
 int take_descriptors(int namespaces[NAMESPACE_COUNT], struct failure *f)
 {
 	char places[NAMESPACE_COUNT];
-	struct iovec payload = { places, sizeof(places) };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * NAMESPACE_COUNT)];
-		struct cmsghdr align;
-	} control;
-	struct msghdr message = { .msg_iov = &payload,
-				  .msg_iovlen = 1,
-				  .msg_control = control.bytes,
-				  .msg_controllen = sizeof(control.bytes) };
+	int fds[RIGHTS_MOST], count;
 	for (int i = 0; i < NAMESPACE_COUNT; i++)
 		namespaces[i] = -1;
-	ssize_t n = recvmsg(FD_CHANNEL, &message, MSG_CMSG_CLOEXEC);
-	struct cmsghdr *header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-	if (!header || header->cmsg_type != SCM_RIGHTS ||
-	    header->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)n))
+	ssize_t n = receive_with(FD_CHANNEL, places, sizeof(places), 0, fds, &count);
+	if (n <= 0 || n != count)
 		return fail_with(f, EPROTO, "the namespaces to join");
-	for (ssize_t i = 0; i < n; i++) {
-		int fd;
-		memcpy(&fd, CMSG_DATA(header) + sizeof(int) * (size_t)i, sizeof(int));
+	for (int i = 0; i < count; i++) {
 		if (places[i] < 0 || places[i] >= NAMESPACE_COUNT)
 			return fail_with(f, EPROTO, "the namespaces to join");
-		namespaces[(int)places[i]] = fd;
+		namespaces[(int)places[i]] = fds[i];
 	}
 	return 0;
 }
@@ -194,8 +183,8 @@ static int kill_children(pid_t parent)
 	return alive;
 }
 
-/* The command has the ids of the process that joined for it and can stop it: so its time ends from
- * out here. Stopped, that process is still who orphans come to (PR_SET_CHILD_SUBREAPER), and it reaps
+/* In a map of one id the command has that of the process that joined for it and can stop it: so its
+ * time ends from out here. Stopped, that process is still who orphans come to (PR_SET_CHILD_SUBREAPER), and it reaps
  * none: a fork bomb fills its process limit with zombies. What lives has a parent below it. */
 void join_end(pid_t joined)
 {
@@ -219,6 +208,18 @@ static void become_root(struct context *ctx, int deny_setgroups)
 		give_up_now(ctx, STAGE_MAP, "setgroups");
 	if (syscall(SYS_setresgid, 0, 0, 0) < 0 || syscall(SYS_setresuid, 0, 0, 0) < 0)
 		give_up_now(ctx, STAGE_MAP, "cannot become root of the user namespace");
+}
+
+/* kill(2) wants the same user, or CAP_KILL in the target's user namespace, which no command has: as
+ * another user we are out of its reach. We need that capability ourselves, to end what it left. */
+static void become_another(struct context *ctx, uid_t uid)
+{
+	if (!uid)
+		return;
+	prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
+	if (syscall(SYS_setresuid, uid, uid, uid) < 0)
+		give_up_now(ctx, STAGE_MAP, "cannot become another user than the command");
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
 static pid_t start_joined(struct context *ctx, const struct plan *plan, int inner)
@@ -256,13 +257,16 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 		if (i != NAMESPACE_PID && i != NAMESPACE_ROOT &&
 		    enter_namespace(namespaces[i], (enum namespace_place)i, &ctx->failure) < 0)
 			give_up(STAGE_CLONE, &ctx->failure, CODE_SETUP_FAILED);
-	become_root(ctx, (int)take_u32(&op.body));
+	int deny_setgroups = (int)take_u32(&op.body);
+	uid_t uid = (uid_t)take_u32(&op.body);
+	become_root(ctx, deny_setgroups);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	ctx->root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	run_setup(ctx, plan);
 
 	pid_t payload = start_joined(ctx, plan, namespaces[NAMESPACE_INNER]);
+	become_another(ctx, uid);
 	keep_only_kill();
 	close_all_but_ours();
 	watch_over(payload, leave, end_descendants, NULL);

@@ -4,6 +4,7 @@
 #include "sys.h"
 
 #include "keeper.h"
+#include "rights.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -33,38 +34,6 @@ static uint64_t now_ms(clockid_t clock)
 	struct timespec t;
 	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000U + (uint64_t)t.tv_nsec / 1000000U;
-}
-
-static void drop(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
-/* ---- descriptors over a socket --------------------------------------------------------------- */
-
-static ssize_t receive(int socket, void *data, size_t room, int *fds, int *count)
-{
-	struct iovec payload = { data, room };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * NAMESPACE_COUNT)];
-		struct cmsghdr align;
-	} control;
-	struct msghdr message = { .msg_iov = &payload,
-				  .msg_iovlen = 1,
-				  .msg_control = control.bytes,
-				  .msg_controllen = sizeof(control.bytes) };
-	ssize_t n = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	*count = 0;
-	if (n < 0)
-		return n;
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-		*count = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(fds, CMSG_DATA(header), (size_t)*count * sizeof(int));
-	}
-	return n;
 }
 
 /* ---- records ----------------------------------------------------------------------------------- */
@@ -140,11 +109,9 @@ static void forward_records(struct keeper *k)
 {
 	_Alignas(8) char record[RECORD_BYTES];
 	struct event_head head;
-	int fds[NAMESPACE_COUNT], count;
+	int fds[RIGHTS_MOST], count;
 	for (;;) {
-		ssize_t n = receive(k->records, record, sizeof(record), fds, &count);
-		if (n < 0 && errno == EINTR)
-			continue;
+		ssize_t n = receive_with(k->records, record, sizeof(record), MSG_DONTWAIT, fds, &count);
 		if (n <= 0)
 			return;
 		if (n == RECORD_BYTES) {
@@ -186,128 +153,6 @@ static void read_output(struct keeper *k, int which, int turns)
 	}
 }
 
-/* ---- orders ------------------------------------------------------------------------------------ */
-
-/* Not reaped yet, the child keeps its number: kill(2) reaches it and no other. */
-static int send_signal(struct keeper *k, int signal)
-{
-	return k->pidfd < 0 ? (errno = ESRCH, -1) : kill(k->pid, signal);
-}
-
-/* With a process 1 of its own everything dies with that one. */
-static void kill_all(struct keeper *k)
-{
-	cgroup_kill();
-	if (k->tenant && k->pidfd >= 0)
-		join_end(k->pid);
-	else
-		send_signal(k, SIGKILL);
-}
-
-static int pass_order(struct keeper *k, unsigned char order)
-{
-	if (k->pidfd < 0)
-		return errno = ESRCH, -1;
-	if ((order == ORDER_FREEZE || order == ORDER_THAW) && has_cgroup())
-		return cgroup_write("cgroup.freeze", order == ORDER_FREEZE ? "1" : "0");
-	/* Without a group of its own, only process 1 knows what belongs to the sandbox. */
-	if (order > 64 && k->tenant)
-		return errno = EOPNOTSUPP, -1;
-	if (order && !k->has_init)
-		return order <= 64 ? send_signal(k, order) : (errno = EOPNOTSUPP, -1);
-	return write(FD_LIFELINE_END, &order, 1) == 1 ? 0 : -1;
-}
-
-/* From others, who cannot know how far it is: a sandbox that is held would take the next byte as
- * the word to go on. Who started it keeps orders back as long as it is held. */
-static int pass_request(struct keeper *k, unsigned char order)
-{
-	return k->ready ? pass_order(k, order) : (errno = EAGAIN, -1);
-}
-
-static void on_upstream(struct keeper *k)
-{
-	unsigned char order;
-	ssize_t n = recv(k->upstream, &order, 1, MSG_DONTWAIT);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
-		return;
-	if (n == 1 && order <= 64) {
-		if (pass_order(k, order) < 0)
-			kill_all(k);
-		return;
-	}
-	if (n == 1 || !(k->flags & KEEP_DETACHED) || !k->running) {
-		k->stopping = 1;
-		kill_all(k);
-	}
-	if (n != 1)
-		drop(&k->upstream);
-}
-
-/* A request is { verb, argument }, the answer an errno in one int, with descriptors:
- *   S n  send signal n to the payload     K     kill everything
- *   F T  stop, continue all processes     N     the namespaces and the root, by bits in a second int
- *   I    the payload's input: 1 pipe, 2 terminal in a second int */
-static void answer(struct keeper *k, int client)
-{
-	unsigned char request[2] = { 0 };
-	int reply[2] = { 0 }, fds[NAMESPACE_COUNT], count = 0, result = 0;
-	ssize_t n = recv(client, request, sizeof(request), MSG_DONTWAIT);
-	if (n <= 0)
-		return;
-	switch (request[0]) {
-	case 'S':
-		k->stopping |= request[1] == SIGTERM || request[1] == SIGKILL;
-		send_order(request[1]);
-		result = request[1] == 0 || request[1] > 64 ? (errno = EINVAL, -1) : pass_request(k, request[1]);
-		break;
-	case 'K':
-		k->stopping = 1;
-		send_order(SIGKILL);
-		kill_all(k);
-		break;
-	case 'F':
-	case 'T':
-		result = pass_request(k, request[0] == 'F' ? ORDER_FREEZE : ORDER_THAW);
-		if (result == 0)
-			send_order(request[0] == 'F' ? ORDER_FREEZE : ORDER_THAW);
-		break;
-	case 'N':
-		for (int i = 0; i < NAMESPACE_COUNT; i++)
-			if (k->namespaces[i] >= 0) {
-				reply[1] |= 1 << i;
-				fds[count++] = k->namespaces[i];
-			}
-		break;
-	case 'I':
-		reply[1] = k->master >= 0 ? 2 : k->input >= 0 ? 1 : 0;
-		if (reply[1])
-			fds[count++] = k->master >= 0 ? k->master : k->input;
-		break;
-	default:
-		errno = ENOSYS;
-		result = -1;
-	}
-	reply[0] = result < 0 ? errno : 0;
-	send_with(client, reply, sizeof(reply), fds, count);
-}
-
-static void welcome(struct keeper *k)
-{
-	int client = accept4(FD_CONTROL, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct ucred peer;
-	socklen_t length = sizeof(peer);
-	if (client < 0)
-		return;
-	if (getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.uid == getuid())
-		for (int i = 0; i < KEEP_CLIENTS; i++)
-			if (k->clients[i] < 0) {
-				k->clients[i] = client;
-				return;
-			}
-	close(client);
-}
-
 /* ---- the clock --------------------------------------------------------------------------------- */
 
 static int patience(const struct keeper *k)
@@ -335,14 +180,14 @@ static void on_deadline(struct keeper *k)
 	if (k->terminating || !k->grace_ms) {
 		k->deadline_ms = 0;
 		send_limit("timeout");
-		kill_all(k);
+		kill_everything(k);
 		return;
 	}
 	k->terminating = 1;
 	k->deadline_ms = (int64_t)(now_ms(CLOCK_MONOTONIC) + k->grace_ms);
 	send_limit("timeout");
 	if (pass_order(k, SIGTERM) < 0)
-		kill_all(k);
+		kill_everything(k);
 }
 
 /* ---- the life ---------------------------------------------------------------------------------- */
@@ -375,6 +220,7 @@ int keeper_open(struct keeper *k, const struct plan *plan, struct failure *f)
 		return fail(f, "cannot keep the sandbox");
 	close(pair[1]);
 	k->records = pair[0];
+	k->signals = signals_to_us();
 	return 1;
 }
 
@@ -410,6 +256,7 @@ void keeper_leave_to_child(struct keeper *k, const int child[3])
 		dup2(child[i], i);
 	/* What the keeper has open is not for the sandbox, not even until its first exec. */
 	sys_close_range(FD_CONTROL, FD_FOLDER);
+	drop(&k->signals);
 	drop(&k->upstream);
 	drop(&k->records);
 	drop(&k->events);
@@ -421,7 +268,18 @@ void keeper_leave_to_child(struct keeper *k, const int child[3])
 		drop(&k->clients[i]);
 }
 
-enum { WATCH_DEATH, WATCH_RECORDS, WATCH_UPSTREAM, WATCH_OWNER, WATCH_CONTROL, WATCH_OUT, WATCH_ERR, WATCH_EXEC, WATCH_CLIENTS };
+enum {
+	WATCH_DEATH,
+	WATCH_RECORDS,
+	WATCH_UPSTREAM,
+	WATCH_OWNER,
+	WATCH_CONTROL,
+	WATCH_SIGNALS,
+	WATCH_OUT,
+	WATCH_ERR,
+	WATCH_EXEC,
+	WATCH_CLIENTS
+};
 
 static void serve(struct keeper *k, const struct pollfd *watch)
 {
@@ -433,6 +291,8 @@ static void serve(struct keeper *k, const struct pollfd *watch)
 		read_output(k, 1, 4);
 	if (watch[WATCH_UPSTREAM].revents)
 		on_upstream(k);
+	if (watch[WATCH_SIGNALS].revents)
+		on_signal(k);
 	if (watch[WATCH_CONTROL].revents)
 		welcome(k);
 	for (int i = 0; i < KEEP_CLIENTS; i++) {
@@ -461,7 +321,7 @@ void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init, int tena
 	for (;;) {
 		int pause = output_pause(k), wait = patience(k), out = pause < 0 ? k->outputs[0] : -1,
 		    err = pause < 0 ? k->outputs[1] : -1;
-		const int fds[] = { pidfd, k->records, k->upstream, owner, FD_CONTROL, out, err, exec };
+		const int fds[] = { pidfd, k->records, k->upstream, owner, FD_CONTROL, k->signals, out, err, exec };
 		for (int i = 0; i < WATCH_CLIENTS; i++)
 			watch[i] = (struct pollfd){ fds[i], POLLIN, 0 };
 		for (int i = 0; i < KEEP_CLIENTS; i++)
@@ -477,7 +337,7 @@ void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init, int tena
 		}
 		if (watch[WATCH_OWNER].revents) {
 			k->stopping = 1;
-			kill_all(k);
+			kill_everything(k);
 			owner = -1;
 		}
 		if (watch[WATCH_DEATH].revents)
@@ -523,7 +383,9 @@ int keeper_again(struct keeper *k)
 	k->deadline_ms = (int64_t)(now_ms(CLOCK_MONOTONIC) + k->pause_ms);
 	while (patience(k) && !k->stopping) {
 		for (int i = 0; i < WATCH_CLIENTS; i++)
-			watch[i] = (struct pollfd){ i == WATCH_CONTROL ? FD_CONTROL : -1, POLLIN, 0 };
+			watch[i] = (struct pollfd){ -1, POLLIN, 0 };
+		watch[WATCH_CONTROL].fd = FD_CONTROL;
+		watch[WATCH_SIGNALS].fd = k->signals;
 		for (int i = 0; i < KEEP_CLIENTS; i++)
 			watch[WATCH_CLIENTS + i] = (struct pollfd){ k->clients[i], POLLIN, 0 };
 		if (poll(watch, WATCH_CLIENTS + KEEP_CLIENTS, patience(k)) > 0)

@@ -36,6 +36,7 @@ struct keeper {
 	int64_t deadline_ms; /* monotonic, 0 = none */
 	int terminating;
 	uint64_t began_ms, pause_ms;
+	int signals;	      /* a signalfd of what somebody sends to the launcher itself */
 	int input;	      /* the payload's input, -1 */
 	int master, slave;    /* its terminal, held so that it never hangs up while it lives, -1 */
 	int outputs[2];	      /* its outputs, -1 when they are not ours or at their end */
@@ -59,6 +60,14 @@ void keeper_leave_to_child(struct keeper *k, const int child[3]);
 /* Stay until the sandbox is dead; then its records and output are delivered. */
 void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init, int tenant);
 void keeper_finish(struct keeper *k);
+
+/* Orders (orders.c): from who started us, from signals to us, from clients; what they come to. */
+void on_upstream(struct keeper *k);
+void on_signal(struct keeper *k);
+void welcome(struct keeper *k);
+void answer(struct keeper *k, int client);
+int pass_order(const struct keeper *k, unsigned char order);
+void kill_everything(const struct keeper *k);
 
 /* Whether to start it again, after the pause that this call makes. */
 int keeper_again(struct keeper *k);

@@ -149,6 +149,9 @@ void cgroup_kill(void);
 void cgroup_finish(const char *name, int folder);
 int has_cgroup(void);
 
+/* A signalfd of what somebody sends to the launcher to end it, -1 where there can be none. */
+int signals_to_us(void);
+
 /* Used by both kinds of first process (init.c). */
 _Noreturn void become_payload(struct context *ctx, const struct plan *plan);
 _Noreturn void give_up(enum stage stage, const struct failure *f, int code);

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -243,21 +244,33 @@ static void notice_exec(struct pollfd *watch, pid_t pid)
 	watch->fd = -1;
 }
 
+int signals_to_us(void)
+{
+	sigset_t ending;
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGHUP);
+	sigaddset(&ending, SIGINT);
+	sigaddset(&ending, SIGQUIT);
+	sigaddset(&ending, SIGTERM);
+	return signalfd(-1, &ending, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
 static void watch_until_end(pid_t pid, int pidfd, int has_init, int joined)
 {
-	struct pollfd watch[4] = { { pidfd, POLLIN, 0 },
+	struct pollfd watch[5] = { { pidfd, POLLIN, 0 },
 				   { FD_CHANNEL, POLLIN, 0 },
+				   { has_init ? -1 : FD_EXEC_WATCH, POLLIN, 0 },
 				   { FD_OWNER, POLLIN, 0 },
-				   { has_init ? -1 : FD_EXEC_WATCH, POLLIN, 0 } };
+				   { signals_to_us(), POLLIN, 0 } };
 	if (has_init)
 		close(FD_EXEC_WATCH);
 	if (fcntl(FD_OWNER, F_GETFD) < 0)
-		watch[2].fd = -1;
+		watch[3].fd = -1;
 	for (;;) {
-		if (poll(watch, 4, -1) < 0)
+		if (poll(watch, 5, -1) < 0)
 			continue;
-		if (watch[3].revents)
-			notice_exec(&watch[3], pid);
+		if (watch[2].revents)
+			notice_exec(&watch[2], pid);
 		if (watch[0].revents)
 			return;
 		if (watch[1].revents)
@@ -266,10 +279,11 @@ static void watch_until_end(pid_t pid, int pidfd, int has_init, int joined)
 			end_everything(pid, joined);
 			watch[1].fd = -1;
 		}
-		if (watch[2].revents) {
-			end_everything(pid, joined);
-			watch[2].fd = -1;
-		}
+		for (int i = 3; i < 5; i++)
+			if (watch[i].revents) {
+				end_everything(pid, joined);
+				watch[i].fd = -1;
+			}
 	}
 }
 

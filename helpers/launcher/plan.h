@@ -26,7 +26,7 @@ enum phase { PHASE_LAUNCHER, PHASE_SETUP, PHASE_PAYLOAD };
 	OPERATION(NAMESPACES, 1, PHASE_LAUNCHER, "u")            \
 	OPERATION(ID_MAP, 2, PHASE_LAUNCHER, "uuLLss")           \
 	OPERATION(KEEP, 3, PHASE_LAUNCHER, "uuqqqG")             \
-	OPERATION(JOIN, 4, PHASE_LAUNCHER, "u")                  \
+	OPERATION(JOIN, 4, PHASE_LAUNCHER, "uu")                 \
 	OPERATION(CGROUP, 5, PHASE_LAUNCHER, "")                 \
 	OPERATION(CGROUP_LIMIT, 6, PHASE_LAUNCHER, "ssu")        \
 	OPERATION(SHARE, 7, PHASE_LAUNCHER, "sGs")               \

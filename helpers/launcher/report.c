@@ -1,6 +1,7 @@
 #include "sys.h"
 
 #include "report.h"
+#include "rights.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -97,32 +98,6 @@ void send_status(enum event_kind kind, pid_t pid, int status, const struct rusag
 	r.maxrss_kib = (uint64_t)usage->ru_maxrss;
 	r.written_blocks = (uint64_t)usage->ru_oublock;
 	send_record(&r);
-}
-
-int send_with(int socket, const void *data, size_t length, const int *fds, int count)
-{
-	struct iovec payload = { (void *)(uintptr_t)data, length };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * NAMESPACE_COUNT)];
-		struct cmsghdr align;
-	} control;
-	memset(&control, 0, sizeof(control));
-	struct msghdr message = { .msg_iov = &payload, .msg_iovlen = 1 };
-	if (count > 0) {
-		size_t bytes = sizeof(int) * (size_t)count;
-		message.msg_control = control.bytes;
-		message.msg_controllen = (socklen_t)CMSG_SPACE(bytes);
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = (socklen_t)CMSG_LEN(bytes);
-		memcpy(CMSG_DATA(header), fds, bytes);
-	}
-	ssize_t n;
-	do
-		n = sendmsg(socket, &message, MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? -1 : 0;
 }
 
 int send_held(int32_t op, const int *fds, int count)

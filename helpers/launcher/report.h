@@ -86,7 +86,4 @@ void send_order(int signal);
 void send_full(const char *path);
 int send_namespaces(const int *fds, int count, int first);
 
-/* One message with descriptors over a socket; -1 with errno. */
-int send_with(int socket, const void *data, size_t length, const int *fds, int count);
-
 #endif

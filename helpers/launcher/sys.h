@@ -79,6 +79,14 @@ static inline int sys_pidfd_send_signal(int pidfd, int signal)
 			 "pidfd_send_signal");
 }
 
+/* Close a descriptor that may be none, -1, and is none from then on. */
+static inline void drop(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
 /* fork(2) with namespace flags. clone(2) rather than clone3(2): outer filters that refuse
  * clone3 with ENOSYS are common, and no flag here needs it. *pidfd is close-on-exec. */
 static inline pid_t sys_clone(unsigned long flags, int *pidfd)

@@ -52,7 +52,7 @@ def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
     ids, first = _find(stored, ops.Ids), _find(stored, ops.Exec)
     if entry.account is not None:
         ids = _ids(entry.account, ids, inner)
-    made: list[ops.Op] = [ops.Join(id_map.deny_setgroups)]
+    made: list[ops.Op] = [ops.Join(id_map.deny_setgroups, _last(id_map.uids))]
     made += [op for op in stored if isinstance(op, ops.Cgroup)]
     made += [op for op in stored if isinstance(op, ops.ProcWrite) and op.path.startswith("self/")]
     if entry.terminal:
@@ -62,6 +62,11 @@ def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
     payload = [op for op in stored if op.opcode >= PAYLOAD_PHASE]
     made += [_replace(op, entry, ids, first) for op in _unscoped(payload, stored)]
     return tuple(made)
+
+
+def _last(extents: tuple[tuple[int, int, int], ...]) -> int:
+    """The highest number: a command is the caller's, or one of the first."""
+    return max(start + count - 1 for start, _, count in extents)
 
 
 def _unscoped(payload: list[ops.Op], stored: tuple[ops.Op, ...]) -> list[ops.Op]:

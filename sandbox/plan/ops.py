@@ -112,11 +112,15 @@ class Keep(Op):
 
 
 class Join(Op):
-    """Enter the namespaces whose descriptors come over the channel."""
+    """Enter the namespaces whose descriptors come over the channel.
+
+    What looks after the command is `uid` of the outer user namespace.
+    """
 
     opcode = 4
-    signature = "u"
+    signature = "uu"
     deny_setgroups: int
+    uid: int
 
     def describe(self) -> str:
         return "join a living sandbox"

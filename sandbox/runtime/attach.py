@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import stat
 import struct
 import termios
 
@@ -91,8 +92,10 @@ class _Attached:
         self._inflow: Inflow | None = None
         self._source: _Typed | None = None
         typing = stdin is not None and os.isatty(stdin)
+        self._passes_end = False
         if stdin is not None and _is_open(stdin):
             self._source = _Typed(stdin, keys if typing else b"")
+            self._passes_end = _has_an_end(stdin) and not self._tty
         self._terminal = terminal_of((stdin, 1, 2)) if self._tty else None
 
     def run(self) -> Left:
@@ -131,6 +134,9 @@ class _Attached:
                 self._inflow.step(ready)
                 if self._source and self._source.left:
                     return Left(None)
+                if not self._inflow.open and not self._tty:
+                    self._disconnect()
+                    self._pass_end()
             if self._inbox.fd in ready:
                 for number in self._inbox.read():
                     if self._on_signal(number):
@@ -163,6 +169,10 @@ class _Attached:
             if self._follower.ended() or seen:
                 return
             raise
+        if kind == "pipe" and (self._source is None or self._source.ended):
+            os.close(fd)  # who holds it keeps the payload from the end that others give
+            self._pass_end()
+            return
         if kind == "pipe":
             fd = _reopened(fd)
         if fd < 0:
@@ -171,6 +181,15 @@ class _Attached:
         if self._source and not self._source.ended:
             self._inflow = Inflow(self._source, os.dup(fd))
         self._resize()
+
+    def _pass_end(self) -> None:
+        """Tell that our input has ended: the launcher no longer holds the payload's open."""
+        if not (self._passes_end and self._source and self._source.ended):
+            return
+        try:
+            self._keeper.end_input()
+        except (StateError, OSError):  # it has ended itself
+            return
 
     def _disconnect(self) -> None:
         if self._inflow:
@@ -223,6 +242,12 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+def _has_an_end(fd: int) -> bool:
+    """Whether its end is somebody's word: /dev/null and the like only say that none is there."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+
+
 def _is_broken(fd: int) -> bool:
     """Whether nobody is at the other side of a pipe or terminal any more."""
     poller = select.poll()
@@ -245,7 +270,8 @@ def _reopened(fd: int) -> int:
 def attach(folder: Folder, *, stdin: int | None, keys: bytes, show: Show) -> Left:
     """Stay connected to a detached sandbox until its end, or until `keys` are typed.
 
-    `stdin`: a descriptor whose input goes to the payload, None for none; its end is not passed
-    on, for others may type. `show` gets the output. Raises StateError for one that has ended.
+    `stdin`: a descriptor whose input goes to the payload, None for none; the end of a pipe or a
+    file ends the payload's input, unless that is a terminal. `show` gets the output. Raises
+    StateError for one that has ended.
     """
     return _Attached(folder, stdin, keys, show).run()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import errno
 
-from sandbox.errors import StateError
+from sandbox.errors import EXIT_SETUP, SbxError, SetupError, StateError
 from sandbox.host.accounts import find_account
+from sandbox.launcher import events
+from sandbox.launcher.events import Event
 from sandbox.launcher.spawn import launch
 from sandbox.plan.join import Entry, join_plan
 from sandbox.plan.request import Degradation, Plan, Step
 from sandbox.plan.wire import decode, encode
 from sandbox.record import Record
 from sandbox.runtime import keeper
-from sandbox.runtime.history import read_history
+from sandbox.runtime.history import note_exec, read_history
+from sandbox.runtime.registry import new_id
 from sandbox.runtime.report import Report, Subject, make_report
 from sandbox.runtime.signals import CAUGHT, FATAL, SignalInbox
 from sandbox.runtime.streams import Streams
@@ -85,11 +88,28 @@ def enter_turns(folder: Folder, command: Command, connection: Connection) -> Tur
             namespaces = kept.namespaces()
         try:
             plan = plan_entry(folder, command, namespaces)
-            return (yield from _run(folder, command, connection, streams, plan, namespaces))
+            turns = _run(folder, command, connection, streams, plan, namespaces)
+            return (yield from _noted(folder, command, turns))
         finally:
             keeper.close_all(namespaces.values())
     finally:
         streams.close()
+
+
+def _noted(folder: Folder, command: Command, turns: Turns[Report]) -> Turns[Report]:
+    """The same turns, whose begin and end those are told who watch."""
+    identity, code = new_id(), EXIT_SETUP
+    text = " ".join((identity, *command.argv))
+    note_exec(folder, Event(events.RUNNING, text=text.partition("\0")[0]))
+    try:
+        report = yield from turns
+        code = report.exit_code
+        return report
+    except SbxError as error:
+        code = error.exit_code
+        raise
+    finally:
+        note_exec(folder, Event(events.DONE, status=code << 8, text=identity))
 
 
 def plan_entry(folder: Folder, command: Command, namespaces: Mapping[int, int]) -> Plan:
@@ -141,6 +161,13 @@ def _raise_failure(folder: Folder, outcome: Outcome, plan: Plan, root: str) -> N
             f"sandbox {folder.name} has ended",
             cause="it ended while the command was being started",
             hint=f"see how with: sbx inspect {folder.id}",
+        )
+    if error and not outcome.errors:
+        raise SetupError(
+            f"the command in sandbox {folder.name} was lost sight of",
+            cause="what looks after it was killed before the command was seen to start",
+            hint=f"something in the sandbox may kill all it can: sbx top {folder.name}",
+            phase="run",
         )
     if error:
         raise error

@@ -35,8 +35,9 @@ else:  # the module `signal` would import enum
 class Happening(Record):
     """One thing that happened to a sandbox, in seconds since the epoch.
 
-    `action`: create, start, kill, stop, die, pause, unpause, rename, destroy. `more` holds
-    further facts: signal, exit_code, old_name.
+    `action`: create, start, kill, stop, die, pause, unpause, rename, destroy, and of further
+    commands exec_start, exec_die. `more` holds further facts: signal, exit_code, old_name,
+    exec_id, command.
     """
 
     at_s: float
@@ -52,15 +53,20 @@ class _Known:
 
     def __init__(self, folder: Folder) -> None:
         self.description = folder.description
-        self._records = -1
-        self._read = 0
+        self._records = self._execs = -1
+        self._read = self._execs_read = 0
         self._runs = self._asked = self._timed_out = self._dead = False
         self.ending: Ending | None = None
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to open."""
-        return self._records >= 0 and (self._dead or self.ending is not None)
+        return all(self.opened) and (self._dead or self.ending is not None)
+
+    @property
+    def opened(self) -> tuple[bool, bool]:
+        """Whether its records, and those of commands that joined, were there."""
+        return self._records >= 0, self._execs >= 0
 
     def see(self, folder: Folder) -> Iterator[Happening]:
         """What happened since the last look; `folder` is how it is now."""
@@ -72,6 +78,11 @@ class _Known:
                 self._records = folder.open("events")
             except FileNotFoundError:
                 return
+        if self._execs < 0:
+            try:
+                self._execs = folder.open("execs")
+            except FileNotFoundError:
+                pass
         if self.ending is None and self.description.pid and not self._dead:
             self.ending = Ending(folder)
         yield from self.news()
@@ -79,19 +90,12 @@ class _Known:
     def news(self) -> Iterator[Happening]:
         """What its launcher has written down since the last look, and its end."""
         ended = self.ending is not None and self.ending.ended()  # before the reading
-        data = b""
-        while self._records >= 0:
-            part = os.pread(self._records, 1 << 20, self._read + len(data))
-            data += part
-            if not part:
-                break
-        whole = len(data) - len(data) % ENTRY_BYTES
-        self._read += whole
-        try:
-            for moment in moments(data[:whole]):
-                yield from self._told(moment)
-        except SbxError:  # damaged: what follows is readable again
-            pass
+        found, self._read = _entries(self._records, self._read)
+        for moment in found:
+            yield from self._told(moment)
+        found, self._execs_read = _entries(self._execs, self._execs_read)
+        for moment in found:
+            yield self._exec_told(moment)
         if ended and self.ending:
             self._dead = True
             self.ending.close()
@@ -119,6 +123,13 @@ class _Known:
             if self._asked:
                 yield self.happened(at_s, "stop")
 
+    def _exec_told(self, moment: Moment) -> Happening:
+        identity, _, line = moment.event.text.partition(" ")
+        if moment.event.kind == events.RUNNING:
+            return self.happened(moment.at_s, "exec_start", exec_id=identity, command=line)
+        code = os.WEXITSTATUS(moment.event.status)
+        return self.happened(moment.at_s, "exec_die", exec_id=identity, exit_code=code)
+
     def _died(self, at_s: float, exit_code: int) -> Happening:
         self._runs = False
         return self.happened(at_s, "die", exit_code=exit_code)
@@ -130,10 +141,27 @@ class _Known:
 
     def close(self) -> None:
         """Look no longer."""
-        if self._records >= 0:
-            os.close(self._records)
+        for fd in (self._records, self._execs):
+            if fd >= 0:
+                os.close(fd)
         if self.ending:
             self.ending.close()
+
+
+def _entries(fd: int, start: int) -> tuple[tuple[Moment, ...], int]:
+    """The whole entries of a file behind `start`, and where they end; -1 is an empty file."""
+    if fd < 0:
+        return (), start
+    if os.fstat(fd).st_size < start:  # it was begun anew
+        start = 0
+    data = b""
+    while part := os.pread(fd, 1 << 20, start + len(data)):
+        data += part
+    whole = len(data) - len(data) % ENTRY_BYTES
+    try:
+        return moments(data[:whole]), start + whole
+    except SbxError:  # damaged: what follows is readable again
+        return (), start + whole
 
 
 class Watcher:
@@ -168,13 +196,19 @@ class Watcher:
         if known is None:
             known = self._known[folder.id] = _Known(folder)
             yield known.happened(folder.description.created_s, "create")
-        if not known.complete:
+        while not known.complete:
+            before = known.opened
             self._follow(folder)
+            yield from known.see(folder)
+            if known.opened == before:
+                return
         yield from known.see(folder)
 
     def _follow(self, folder: Folder) -> None:
         """Watch the records, and the folder for the time when there are some."""
-        for name, mask in (("events", inotify.MODIFY), ("", inotify.CREATE | inotify.MOVED_TO)):
+        folder_mask = inotify.CREATE | inotify.MOVED_TO
+        files = (("events", inotify.MODIFY), ("execs", inotify.MODIFY), ("", folder_mask))
+        for name, mask in files:
             try:
                 self._watch.add(f"/proc/self/fd/{folder.fd}/{name}", mask)
             except FileNotFoundError:

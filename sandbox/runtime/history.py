@@ -1,12 +1,14 @@
 """What a kept sandbox's launcher wrote down: its records, and from them state and report.
 
-Owns the file `events`: entries of { u64 ns since the epoch, one event record }.
+Owns the file `events`: entries of { u64 ns since the epoch, one event record }; and `execs`, the
+same of commands that joined it, written by who started them, the latest ones alone.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import time
 
 from sandbox.launcher import events
 from sandbox.record import Record
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 _TIME = struct.Struct("<Q")
 ENTRY_BYTES = _TIME.size + events.RECORD_BYTES
+
+
+_EXECS_BYTES = 256 << 10
 
 
 class Moment(Record):
@@ -69,6 +74,24 @@ def moments(data: bytes) -> tuple[Moment, ...]:
         if event is not None:
             found.append(Moment(nanoseconds / 1e9, event))
     return tuple(found)
+
+
+def note_exec(folder: Folder, event: Event) -> None:
+    """Write down that a command joins (RUNNING) or has ended (DONE), for those who watch.
+
+    Nothing depends on it: where it cannot be written it is not told.
+    """
+    entry = _TIME.pack(time.time_ns()) + events.encode(event)
+    try:
+        fd = folder.open("execs", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            if os.fstat(fd).st_size > _EXECS_BYTES:
+                os.ftruncate(fd, 0)
+            os.write(fd, entry)
+        finally:
+            os.close(fd)
+    except OSError:
+        return
 
 
 def read_history(folder: Folder) -> History:

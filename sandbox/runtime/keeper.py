@@ -139,6 +139,10 @@ class Keeper:
         kind, fds = self._ask(b"I")
         return ("none", "pipe", "terminal")[kind], fds[0] if fds else -1
 
+    def end_input(self) -> None:
+        """Close the launcher's end of a pipe that the payload reads from; later `input` is none."""
+        self._ask(b"E")
+
     def namespaces(self) -> dict[int, int]:
         """Descriptors by place (USER … INNER), the caller's to close. Raises StateError."""
         places, fds = self._ask(b"N")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ID_CHARS = 12
 MAX_NAME_CHARS = 64
-FILES = ("sandbox", "plan", "events", "log", "log.1", "control", "lock")
 
 _NAMES = "names"
 _FRESH, _OLD = ".new-", ".old-"  # folders before their first and after their last moment
@@ -130,9 +129,15 @@ class Folder:
 
 def _delete(path: str) -> None:
     """Remove a folder of ours that has no name any more. Raises OSError."""
-    for name in os.listdir(path):
-        os.unlink(f"{path}/{name}")
-    os.rmdir(path)
+    while names := os.listdir(path):
+        for name in names:
+            os.unlink(f"{path}/{name}")
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        _delete(path)  # the last word of a command that had joined
 
 
 def _lock_dead(lock: int) -> None:

@@ -57,7 +57,8 @@ class Report(Record):
     memory had no room left, `disk_full` says which; output-limit = it wrote more than may
     pass, `code` and `signal` say how it ended;
     output-lost = the caller's side could not be written to, `output_error` says why;
-    launcher-killed = somebody killed the launcher, and with it all; setup-failed = it never ran.
+    launcher-killed = somebody killed the launcher, and with it all, or, of a command that joined a
+    sandbox, what looked after it: what that had started may go on; setup-failed = it never ran.
     `exit_code` is what `sbx run` exits with, `code` and `signal` are the payload's own.
     `output_dropped_bytes` came and were not delivered, whatever the reason. CPU times are of the
     whole sandbox, `peak_rss_bytes` of its largest process, `written_bytes` went into files on

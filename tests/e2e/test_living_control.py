@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,53 @@ def test_pause_needs_our_init(sbx: Sbx, detached: Detached) -> None:
     assert done.returncode == 125
     assert "--no-init" in done.stderr
     assert sbx("stop", "-t", "0", box).returncode == 0
+
+
+def launcher_of(sbx: Sbx, box: str) -> int:
+    (found,) = json.loads(sbx("inspect", box).stdout)
+    return int(found["pid"])
+
+
+def test_a_signal_to_the_launcher_is_the_commands(sbx: Sbx, detached: Detached) -> None:
+    traps = "trap 'echo bye; exit 5' TERM; trap 'echo hup; exit 6' HUP"
+    script = f"{traps}; echo ready; while :; do sleep 0.05; done"
+    for number, code in ((signal.SIGTERM, "5"), (signal.SIGHUP, "6")):
+        box = detached("sh", "-c", script, options=("--restart", "on-failure"))
+        wait_for_log(sbx, box, "ready")
+        os.kill(launcher_of(sbx, box), number)
+        assert sbx("wait", box).stdout == f"{code}\n"
+        (found,) = json.loads(sbx("inspect", box).stdout)
+        assert [one["signal"] for one in found["history"] if one["what"] == "order"] == [
+            number.name
+        ]
+
+
+def test_a_signal_to_the_launcher_ends_the_starting_anew(sbx: Sbx, detached: Detached) -> None:
+    box = detached("false", options=("--restart", "on-failure"))
+    end = time.monotonic() + 30
+    while state(sbx, box) != "restarting":
+        assert time.monotonic() < end
+    os.kill(launcher_of(sbx, box), signal.SIGTERM)
+    assert sbx("wait", box).stdout == "1\n"
+
+
+def test_a_signal_to_the_launcher_of_a_joined_command_ends_that(
+    sbx: Sbx, detached: Detached
+) -> None:
+    box = detached(*FOREVER)
+    entered = sbx.start("exec", box, "sh", "-c", "trap '' TERM; echo up; sleep 300")
+    assert entered.stdout
+    assert entered.stdout.readline() == b"up\n"
+    (launcher,) = Path(f"/proc/{entered.pid}/task/{entered.pid}/children").read_text().split()
+    os.kill(int(launcher), signal.SIGTERM)
+    _, said = entered.communicate(timeout=30)
+    assert entered.returncode == 137
+    assert b"what looked after the command was killed" in said
+    assert not any(
+        "sleep 300" in " ".join(one["argv"])
+        for one in json.loads(sbx("top", "--format", "json", box).stdout)
+    )
+    assert state(sbx, box) == "running"
 
 
 def test_words_work_on_the_foreground_too(sbx: Sbx, rootfs: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,20 +162,43 @@ def test_attach_shows_what_comes_and_ends_with_its_code(sbx: Sbx, detached: Deta
     assert sbx("attach", box).returncode == 125
 
 
-def test_attach_passes_input_on_and_its_end_ends_nothing(sbx: Sbx, detached: Detached) -> None:
-    box = detached("sh", "-c", "read a; echo got $a; read b; echo got $b", options=("-i",))
-    first = sbx.start("attach", box)
-    assert first.stdout
-    first.stdin.write(b"one\n")  # type: ignore[union-attr]
-    first.stdin.close()  # type: ignore[union-attr]
-    assert first.stdout.readline() == b"got one\n"
-    second = sbx("attach", box, input="two\n")
-    assert second.returncode == 0
-    assert second.stdout.endswith("got two\n")
-    assert first.wait(30) == 0
-    assert first.stdout.read() == b"got two\n"
-    first.stdout.close()
-    first.stderr.close()  # type: ignore[union-attr]
+ECHO = 'while read a; do echo "got $a"; done; echo end; exit 3'
+
+
+def test_attach_passes_input_on_and_so_its_end(
+    sbx: Sbx, detached: Detached, tmp_path: Path
+) -> None:
+    for source in ("pipe", "file"):
+        box = detached("sh", "-c", ECHO, options=("-i",))
+        if source == "pipe":
+            attached = sbx.start("attach", box)
+            attached.stdin.write(b"one\ntwo\n")  # type: ignore[union-attr]
+        else:
+            (tmp_path / "in").write_text("one\ntwo\n")
+            with (tmp_path / "in").open() as file:
+                attached = sbx.start("attach", box, stdin=file)
+        out, _ = attached.communicate(timeout=30)
+        assert (attached.returncode, out) == (3, b"got one\ngot two\nend\n")
+
+
+def test_no_input_at_all_is_no_end(sbx: Sbx, detached: Detached) -> None:
+    box = detached("sh", "-c", ECHO, options=("-i",))
+    watching = sbx.start("attach", box, stdin=subprocess.DEVNULL)
+    other = sbx.start("attach", box)
+    other.stdin.write(b"one\n")  # type: ignore[union-attr]
+    other.stdin.flush()  # type: ignore[union-attr]
+    assert watching.stdout
+    assert watching.stdout.readline() == b"got one\n"
+    assert watching.poll() is None
+    other.communicate(timeout=30)
+    out, _ = watching.communicate(timeout=30)
+    assert (watching.returncode, out) == (3, b"end\n")
+
+
+def test_the_end_of_the_input_reaches_every_start(sbx: Sbx, detached: Detached) -> None:
+    box = detached("sh", "-c", ECHO, options=("-i", "--restart", "on-failure:2"))
+    done = sbx("attach", box, input="one\n")
+    assert (done.returncode, done.stdout) == (3, "got one\nend\nend\nend\n")
 
 
 def test_attach_without_input(sbx: Sbx, detached: Detached) -> None:

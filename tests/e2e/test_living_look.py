@@ -139,6 +139,28 @@ def test_events_as_they_happen(sbx: Sbx, detached: Detached) -> None:
     assert [one["at_s"] for one in found] == sorted(float(str(one["at_s"])) for one in found)
 
 
+def test_events_of_further_commands(sbx: Sbx, detached: Detached) -> None:
+    box = detached(*FOREVER)
+    watching = sbx.start("events", "--format", "json")
+    assert watching.stdout
+    time.sleep(0.5)
+    for words, code in ((("sh", "-c", "exit 3"), 3), (("nosuch",), 127), (("true",), 0)):
+        assert sbx("exec", box, *words).returncode == code
+        start, end = (json.loads(watching.stdout.readline()) for _ in range(2))
+        assert (start["action"], end["action"]) == ("exec_start", "exec_die")
+        assert (start["id"], start["command"]) == (box, " ".join(words))
+        assert start["exec_id"] == end["exec_id"]
+        assert end["exit_code"] == code
+    watching.terminate()
+    watching.communicate()
+    told = [
+        json.loads(line)
+        for line in sbx("events", "-F", "--format", "json").stdout.split("\n")
+        if line
+    ]
+    assert [one["action"] for one in told if one["id"] == box].count("exec_die") == 3
+
+
 def test_events_of_the_foreground_and_of_a_killed_launcher(
     sbx: Sbx, rootfs: Path, detached: Detached
 ) -> None:

@@ -26,11 +26,16 @@ from tests.support import probe
 APART = {"init_signal", "init_signals"}
 
 
+# Where there is but one id, who joins and what it joined for are the same user.
+SINGLE = {"identity": {"map": "single"}}
+
+
 @contextmanager
-def idle(rootfs: Path, policy: str) -> Iterator[Folder]:
+def idle(rootfs: Path, policy: str, **sections: object) -> Iterator[Folder]:
     """A sandbox without a command, from its start to its end."""
     options = RunOptions(keep=Keeping(detached=True, idle=True))
-    folder = start_session(build_policy(load_policy(policy)), Task(str(rootfs), ()), options)
+    wanted = build_policy([*load_policy(policy), Layer("test", sections, {})])
+    folder = start_session(wanted, Task(str(rootfs), ()), options)
     try:
         yield folder
     finally:
@@ -94,16 +99,42 @@ def test_the_process_that_joins_is_closed_to_the_sandbox(rootfs: Path) -> None:
 
 
 def test_a_sandbox_that_kills_who_joins_gains_nothing(rootfs: Path) -> None:
-    with idle(rootfs, "default") as folder:
+    with idle(rootfs, "default", **SINGLE) as folder:
         with suppress(SetupError):  # killed before it could say that the command runs
             report, _ = joined(folder, "sh", "-c", "kill -9 -1; kill -9 $PPID; sleep 30")
-            assert report.exit_code == 137
+            assert (report.reason, report.exit_code) == ("launcher-killed", 137)
         # Process 1 is out of its reach: the next command finds everything as it was.
         assert joined(folder, "sh", "-c", "echo alive")[1] == "alive\n"
 
 
-def test_a_time_limit_ends_the_whole_tree(rootfs: Path) -> None:
-    script = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 60; :' &) ; sleep 60; :"
+@pytest.mark.parametrize("sections", [{}, {"identity": {"user": 0}}])
+@pytest.mark.parametrize("policy", ["default", "permissive"])
+def test_what_looks_after_a_command_is_out_of_its_reach(
+    rootfs: Path, policy: str, sections: dict[str, object]
+) -> None:
+    with idle(rootfs, policy, **sections) as folder:
+        script = "for s in KILL STOP TERM; do kill -$s $PPID && echo reached; done 2>/dev/null"
+        report, output = joined(folder, "sh", "-c", f"{script}; (sleep 60 &) ; exit 3")
+        assert (report.reason, report.exit_code, output) == ("exited", 3, "")
+        # It can still end what the command started, whoever that has become.
+        report, _ = joined(folder, "sh", "-c", "sleep 61 & sleep 61", timeout_s=0.3, grace_s=0.1)
+        assert report.reason == "timeout"
+        _, left = joined(folder, "sh", "-c", "cat /proc/[0-9]*/cmdline")
+    assert "61" not in left
+
+
+def test_a_command_that_is_lost_sight_of_says_so(rootfs: Path) -> None:
+    with idle(rootfs, "default", **SINGLE) as folder:
+        script = "sleep 0.5; kill -9 $PPID; sleep 30"
+        report, _ = joined(folder, "sh", "-c", script)
+    assert (report.reason, report.code) == ("launcher-killed", None)
+
+
+STUBBORN = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 60; :' &) ; sleep 60; :"
+
+
+@pytest.mark.parametrize("script", [STUBBORN, "(setsid sleep 60 &) ; sleep 60; :"])
+def test_a_time_limit_ends_the_whole_tree(rootfs: Path, script: str) -> None:
     with idle(rootfs, "default") as folder:
         report, _ = joined(folder, "sh", "-c", script, timeout_s=0.5, grace_s=0.2)
         assert report.reason == "timeout"
@@ -111,13 +142,15 @@ def test_a_time_limit_ends_the_whole_tree(rootfs: Path) -> None:
     assert "sleep" not in left.split()
 
 
-@pytest.mark.parametrize("policy", ["strict", "default"])
-def test_a_time_limit_holds_when_who_joined_is_stopped(rootfs: Path, policy: str) -> None:
-    """It has the command's ids, and SIGSTOP cannot be blocked."""
+@pytest.mark.parametrize("sections", [{}, SINGLE], ids=["range", "single"])
+def test_a_time_limit_holds_when_who_joined_is_stopped(
+    rootfs: Path, sections: dict[str, object]
+) -> None:
+    """SIGSTOP cannot be blocked."""
     beat = "trap '' TERM; while :; do echo >/tmp/beat; sleep 0.02; done"
     stop = "trap '' TERM; while :; do kill -STOP $PPID; sleep 0.01; done"
     script = f'(setsid sh -c "{beat}" &) ; until [ -e /tmp/beat ]; do :; done; {stop}'
-    with idle(rootfs, policy) as folder:
+    with idle(rootfs, "default", **sections) as folder:
         report, _ = joined(folder, "sh", "-c", script, timeout_s=2, grace_s=0.1)
         assert (report.reason, report.exit_code) == ("timeout", 124)
         _, left = joined(folder, "sh", "-c", "rm /tmp/beat && sleep 0.5; ls -A /tmp")

@@ -164,6 +164,11 @@ PLACES = (
         launcher=(("root.c", "if (st.st_dev != dev || st.st_ino != ino)", "if (0)"),),
     ),
     Measure(
+        "what looks after a joined command is out of its reach",
+        (f"{JOINING}::test_what_looks_after_a_command_is_out_of_its_reach[default-sections0]",),
+        launcher=(("join.c", "\tbecome_another(ctx, uid);\n", ""),),
+    ),
+    Measure(
         "what is kept goes into the folder that was checked",
         (f"{LAUNCHER_TESTS}::test_an_exchanged_folder_for_changes_is_refused",),
         launcher=(("root.c", "if (host >= 0 && to->ino && (", "if (0 && ("),),
@@ -487,7 +492,7 @@ RESOURCES = (
     ),
     Measure(
         "what has joined ends from outside",
-        (f"{JOINING}::test_a_time_limit_holds_when_who_joined_is_stopped[strict]",),
+        (f"{JOINING}::test_a_time_limit_holds_when_who_joined_is_stopped[single]",),
         launcher=(("main.c", "\t\tjoin_end(pid);\n", ""),),
     ),
     Measure(

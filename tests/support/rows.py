@@ -289,6 +289,7 @@ _RESOURCES = {
     "zombies": (f"{PROCESS}::test_init_reaps", f"{BOMBS}::test_zombies_are_reaped"),
     "time": (
         "tests/escape/test_joining.py::test_a_time_limit_holds_when_who_joined_is_stopped",
+        "tests/escape/test_joining.py::test_what_looks_after_a_command_is_out_of_its_reach",
         f"{LAUNCHER}::test_the_time_limit_ends_what_would_end_later",
         f"{LAUNCHER}::test_the_time_limit_ends_what_ignores_signals",
         f"{BOMBS}::test_the_stubborn_meet_their_time_limit",

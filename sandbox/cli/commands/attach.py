@@ -19,8 +19,8 @@ _DETACH = "ctrl-p,ctrl-q"
 def main(parsed: Parsed) -> int:
     """Connect to the command of SANDBOX, which runs in the background, until it ends.
 
-    Its output is shown from now on. Input reaches it when it was started with -i; the end of the
-    input is not passed on, except as a key of a terminal (-t). Without a terminal signals are
+    Its output is shown from now on. Input reaches it when it was started with -i, and so does the
+    end of a pipe or a file; into a terminal (-t) that is a key. Without a terminal signals are
     passed on as well. The exit code is that of the sandbox.
     """
     keys = read_keys(parsed.text_or("--detach-keys", _DETACH))

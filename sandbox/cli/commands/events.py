@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and times.")
 def command(since: str | None, follow: bool, form: str) -> int:
     """Show what happens to sandboxes: create, start, die, kill, stop, pause, unpause, rename,
-    destroy.
+    destroy, and of further commands exec_start and exec_die.
 
     What happened earlier is known of sandboxes that are not removed, without new names. A run
     that is over at once may not be seen.

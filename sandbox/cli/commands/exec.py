@@ -11,6 +11,9 @@ from sandbox.runtime.registry import find
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.cli.parse import Parsed
+    from sandbox.runtime.registry import Folder
+
+_ENDING_S = 1.0  # of a launcher whose sandbox has ended
 
 
 def main(parsed: Parsed) -> int:
@@ -29,11 +32,21 @@ def main(parsed: Parsed) -> int:
     try:
         stdin = 0 if parsed.has("--interactive") else None
         report = enter(folder, command, Connection(stdin=stdin))
+        if report.reason == "launcher-killed":
+            render.warn(_unseen_end(folder))
     finally:
         folder.close()
     if report.reason == "policy-killed":
         render.warn("the command was killed for a system call that its policy forbids")
     return report.exit_code
+
+
+def _unseen_end(folder: Folder) -> str:
+    from sandbox.runtime.control import wait
+
+    if wait(folder, _ENDING_S):
+        return f"sandbox {folder.name} has ended, and the command with it"
+    return "what looked after the command was killed; what that had started may go on"
 
 
 def _environment(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
