@@ -27,6 +27,8 @@ _TIME = struct.Struct("<Q")
 ENTRY_BYTES = _TIME.size + events.RECORD_BYTES
 
 
+# With which a life can begin: the launcher's word may come after those of a quick command.
+_FIRST = (events.STARTED, events.RUNNING, events.EXITED)
 _EXECS_BYTES = 256 << 10
 
 
@@ -94,6 +96,16 @@ def note_exec(folder: Folder, event: Event) -> None:
         return
 
 
+def last_life(found: tuple[Moment, ...]) -> tuple[Moment, ...]:
+    """The records since the last start."""
+    begin, ended = 0, False
+    for at, moment in enumerate(found):
+        if ended and moment.event.kind in _FIRST:
+            begin, ended = at, False
+        ended = ended or moment.event.kind == events.DONE
+    return found[begin:]
+
+
 def read_history(folder: Folder) -> History:
     """The life of one sandbox as its folder tells it. Raises SetupError for a damaged file."""
     alive = folder.lives()  # first: what is read afterwards is complete when it was dead
@@ -106,9 +118,10 @@ def conclude(found: tuple[Moment, ...], *, alive: bool) -> History:
     starts, started, ended, paused, timed_out, state = 0, 0.0, 0.0, False, False, "created"
     for moment in found:
         kind, event = moment.event.kind, moment.event
+        if ended and kind in _FIRST:
+            ended, status, paused, state = 0.0, None, False, "created"
         if kind == events.STARTED:
-            starts, started, ended, status, paused = starts + 1, moment.at_s, 0.0, None, False
-            state = "created"
+            starts, started = starts + 1, moment.at_s
         elif kind == events.RUNNING:
             state = "running"
         elif kind == events.ORDER and event.status in (FREEZE, THAW):

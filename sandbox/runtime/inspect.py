@@ -6,7 +6,7 @@ import os
 
 from sandbox.errors import SbxError
 from sandbox.launcher import events
-from sandbox.runtime.history import read_history
+from sandbox.runtime.history import last_life, read_history
 from sandbox.runtime.keeper import FREEZE, THAW
 from sandbox.runtime.signals import signal_name
 
@@ -227,8 +227,7 @@ def _log(folder: Folder) -> list[Output]:
 def _outcome(life: History) -> Outcome:
     from sandbox.runtime.supervise import Outcome
 
-    starts = [at for at, m in enumerate(life.moments) if m.event.kind == events.STARTED]
-    last = [m.event for m in life.moments[starts[-1] if starts else 0 :]]
+    last = [moment.event for moment in last_life(life.moments)]
     latest = {event.kind: event for event in last}
     killed = any(e.kind == events.ORDER and e.status == 9 for e in last)
     return Outcome(

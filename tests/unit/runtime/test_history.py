@@ -88,3 +88,22 @@ def test_any_order_of_records_is_a_life(kinds: list[int], status: int, alive: bo
     life = conclude(found, alive=alive)
     assert life.exit_code is None or 0 <= life.exit_code < 256
     assert _outcome(life).wall_s >= 0
+
+
+def test_a_command_may_be_over_before_the_launcher_says_that_it_started() -> None:
+    quick = (
+        Event(events.RUNNING, pid=2),
+        Event(events.EXITED, pid=2, status=10),
+        Event(events.STARTED, pid=7),
+        Event(events.DONE, pid=7, status=138 << 8),
+    )
+    found = conclude(moments(written(*quick)), alive=False)
+    assert (found.state, found.exit_code, found.starts) == ("exited", 138, 1)
+    outcome = _outcome(found)
+    assert outcome.exited is not None
+    assert outcome.exited.status == 10
+    late = conclude(moments(written(*quick[:1], quick[2])), alive=True)
+    assert (late.state, init_pid(late)) == ("running", 7)
+    again = conclude(moments(written(*quick, *quick[:1], quick[2])), alive=True)
+    assert (again.state, again.status, again.starts, again.ended_s) == ("running", None, 2, 0.0)
+    assert _outcome(again).exited is None
