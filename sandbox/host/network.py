@@ -9,7 +9,7 @@ import errno
 import marshal
 import os
 
-from sandbox.host.probe import cache_key
+from sandbox.host.probe import read_kernel_file, restrictions
 from sandbox.linux import private_cache
 from sandbox.linux.paths import state_dir
 from sandbox.record import Record
@@ -34,7 +34,8 @@ class NetworkFacts(Record):
 def network_facts(*, refresh: bool = False) -> NetworkFacts:
     """What this machine can do for the caller; never raises for what is missing."""
     folder = f"{state_dir()}/host"
-    key = repr((_FORMAT, "network", cache_key(), _device())).encode()
+    boot = read_kernel_file("/proc/sys/kernel/random/boot_id")
+    key = repr((_FORMAT, "network", boot, os.getuid(), restrictions(), _device())).encode()
     body = None if refresh else private_cache.load(folder, key)
     try:
         found = marshal.loads(body or b"")  # noqa: S302 - only this user could have written it

@@ -145,7 +145,7 @@ def _disk_of_runs() -> int:
             path = os.path.dirname(path)
 
 
-def _restrictions() -> tuple[str, ...]:
+def restrictions() -> tuple[str, ...]:
     """What the caller was put under: it decides what is possible, and is inherited."""
     status = read_kernel_file("/proc/self/status").split("\n")
     wanted = ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters")
@@ -164,7 +164,7 @@ def cache_key() -> tuple[Any, ...]:
         tuple(read_kernel_file(f"/proc/sys/{name}") for name in SYSCTLS),
         tuple(_identity(path)[:2] for path in PLACES),
         tuple(_identity(path) for path in FILES),
-        _restrictions(),
+        restrictions(),
         read_kernel_file("/proc/self/attr/current"),
         "\toverlay" in read_kernel_file("/proc/filesystems"),
         runs_dir(),
@@ -240,7 +240,7 @@ def _ids_of_this_namespace() -> (
 
 def _effective() -> int:
     """The effective capabilities of this process as a mask."""
-    words = [line for line in _restrictions() if line.startswith("CapEff:")]
+    words = [line for line in restrictions() if line.startswith("CapEff:")]
     return int(words[0].partition("\t")[2], 16) if words else 0
 
 
@@ -263,7 +263,7 @@ def _proc_error(outcome: Outcome) -> str:
 
 def _is_filtered() -> bool:
     """Whether a filter of somebody else is in force; nothing tells one filter from another."""
-    return "Seccomp:\t2" in _restrictions()
+    return "Seccomp:\t2" in restrictions()
 
 
 def _find() -> tuple[tuple[Any, ...], bool]:

@@ -66,12 +66,10 @@ def addresses(facts: NetworkFacts) -> tuple[bytes, ...]:
 
 def files() -> tuple[tuple[str, bytes], ...]:
     """The files inside by which names are found."""
-    from sandbox.policy.egress import show_address
-
-    hosts = f"{show_address(GATEWAY4)} host host.internal\n"
+    gateway, server = (".".join(map(str, address)) for address in (GATEWAY4, DNS4))
     return (
-        ("/etc/resolv.conf", f"nameserver {show_address(DNS4)}\n".encode()),
-        ("/etc/hosts", hosts.encode()),
+        ("/etc/resolv.conf", f"nameserver {server}\n".encode()),
+        ("/etc/hosts", f"{gateway} host host.internal\n".encode()),
     )
 
 

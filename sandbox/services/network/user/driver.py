@@ -8,18 +8,17 @@ was opened inside. Nobody waits for it: packets do, in the device.
 from __future__ import annotations
 
 import _socket
-import array
 import errno
 import marshal
 import os
 import select
 import sys
+from struct import pack
 
 from sandbox.errors import HostError, SetupError
 from sandbox.host.network import network_facts
 from sandbox.launcher.image import seal_bytes
 from sandbox.plan.endpoints import addresses, names
-from sandbox.policy.egress import parse_publish, parse_upstream, show_address
 from sandbox.services.network import Network
 from sandbox.services.network.user.upstreams import host_upstreams
 
@@ -60,6 +59,7 @@ class UserNetwork(Network):
         self._pid = 0
         self._account_fd = -1
         self._init = -1
+        self._serves = False
         self._lost = ""
         self._final: dict[str, Any] | None = None
         del name
@@ -79,11 +79,15 @@ class UserNetwork(Network):
     # ---- before the sandbox ------------------------------------------------------------------
 
     def _publish(self, text: str) -> None:
+        from sandbox.policy.egress import parse_publish
+
         wanted = parse_publish(text)
         for number in range(wanted.high - wanted.low + 1):
             self._published.append(self._bind(text, wanted, number))
 
     def _bind(self, text: str, wanted: Publish, number: int) -> tuple[_socket.socket, int]:
+        from sandbox.policy.egress import show_address
+
         family = _socket.AF_INET if len(wanted.address) == 4 else _socket.AF_INET6
         stream = wanted.protocol == "tcp"
         kind = _socket.SOCK_STREAM if stream else _socket.SOCK_DGRAM
@@ -203,7 +207,9 @@ class UserNetwork(Network):
                 os.close(fd)
 
     def _send(self, words: tuple[Any, ...], descriptors: list[int]) -> None:
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        rights = [
+            (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack(f"{len(descriptors)}i", *descriptors))
+        ]
         data = marshal.dumps(words, 4)
         assert self._channel is not None  # noqa: S101 - between start and close
         self._channel.sendmsg([data], rights if descriptors else [], _socket.MSG_NOSIGNAL)
@@ -221,7 +227,7 @@ class UserNetwork(Network):
             "allow": wanted.allow,
             "deny": wanted.deny,
             "sni": wanted.sni,
-            "upstreams": tuple(map(parse_upstream, wanted.dns)) or host_upstreams(),
+            "upstreams": _parsed(wanted.dns) or host_upstreams(),
             "limits": limits,
             "debug": False,
         }
@@ -243,6 +249,8 @@ class UserNetwork(Network):
                 line = b""
             if not line:
                 self._lose("its process has ended")
+            elif line == b"ready":
+                self._serves = True
             elif line.startswith(b"warning: "):
                 text = line[9:].decode("utf-8", "replace")
                 self._tell("the network of the sandbox", text if text.isprintable() else repr(text))
@@ -272,7 +280,11 @@ class UserNetwork(Network):
         self._drop(living=living)
 
     def _await_end(self) -> None:
-        """Its end may come a moment after that of the sandbox: it writes its account first."""
+        """Its end may come a moment after that of the sandbox: it writes its account first. One
+        that is still loading has let nothing through, and has nothing to write."""
+        self.hear()
+        if not self._serves:
+            return
         try:
             watched = os.pidfd_open(self._pid)
         except OSError:
@@ -311,6 +323,14 @@ _PUBLISH_HINTS = {
     errno.EACCES: "ports below 1024 are root's (net.ipv4.ip_unprivileged_port_start)",
     errno.EADDRNOTAVAIL: "name an address of this host, such as 127.0.0.1",
 }
+
+
+def _parsed(servers: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    if not servers:
+        return ()
+    from sandbox.policy.egress import parse_upstream
+
+    return tuple(map(parse_upstream, servers))
 
 
 def _readable(fd: int, patience_s: float) -> bool:
