@@ -27,10 +27,9 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
-from sandbox.services.network.user.loop import Loop
 from tests.conftest import Sbx
-from tests.support import apt_mirror, capabilities, name_server
-from tests.support.name_server import ASKED, NameServer, record, response
+from tests.support import apt_mirror, capabilities
+from tests.support.name_server import Directory, directory
 from tests.support.postgres import PostgresServer
 
 ROOT = "/"
@@ -506,34 +505,10 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def names() -> Iterator[tuple[dict[tuple[str, int], str], int]]:
-    """What a name server of the test answers: {(name, type): address}, and its port."""
-    known: dict[tuple[str, int], str] = {}
-    loop = Loop()
-
-    def say(message: bytes, _: bool) -> bytes:
-        query = name_server.question_of(message).lower()
-        labels, at = [], 0
-        while query[at]:
-            labels.append(query[at + 1 : at + 1 + query[at]].decode())
-            at += 1 + query[at]
-        kind = int.from_bytes(query[at + 1 : at + 3], "big")
-        address = known.get((".".join(labels), kind))
-        if address is None:
-            return response(message)
-        family = socket.AF_INET if kind == name_server.A else socket.AF_INET6
-        return response(message, [record(ASKED, kind, socket.inet_pton(family, address))])
-
-    server = NameServer(loop, say)
-    thread = threading.Thread(target=loop.run, daemon=True)
-    thread.start()
-    yield known, server.where[1]
-    loop.stop()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wake:
-        wake.sendto(name_server.query("end"), server.where)
-    thread.join()
-    server.close()
-    loop.close()
+def names() -> Iterator[Directory]:
+    """A name server that says what the test wants."""
+    with directory() as found:
+        yield found
 
 
 @pytest.mark.parametrize("first", ["fd12:3456::1", "2001:db8::1"], ids=["denied", "unreachable"])
@@ -541,20 +516,18 @@ def names() -> Iterator[tuple[dict[tuple[str, int], str], int]]:
 def test_ipv6_first_clients_come_to_ipv4(
     run: Callable[..., Done],
     debian_own: Path,
-    names: tuple[dict[tuple[str, int], str], int],
+    names: Directory,
     first: str,
     client: str,
 ) -> None:
     need("curl", "/usr/bin/python3")
-    known, dns = names
     uri = urlsplit(next(apt_mirror.sources(debian_own / "etc" / "apt"))[0])
     try:
         address = str(socket.getaddrinfo(uri.hostname, 80, socket.AF_INET)[0][4][0])
         socket.create_connection((address, 80), timeout=10).close()
     except OSError as error:
         pytest.skip(f"the mirror cannot be reached: {error}")
-    known["both.sbx.example", name_server.A] = address
-    known["both.sbx.example", name_server.AAAA] = first
+    names.addresses["both.sbx.example"] = [address, first]
     words: tuple[object, ...] = ("/usr/bin/python3", "-c", EYEBALLS, "both.sbx.example", "80")
     if client == "curl":
         words = (
@@ -569,5 +542,5 @@ def test_ipv6_first_clients_come_to_ipv4(
             "http://both.sbx.example/",
         )
     allow = ("both.sbx.example:80",)
-    done = run(*words, allow=allow, options=("--dns", f"127.0.0.1:{dns}"))
+    done = run(*words, allow=allow, options=("--dns", names.place))
     assert (done.code, done.out.strip()) == (0, address), done.err

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
+from contextlib import contextmanager
 from select import EPOLLIN
+
+from sandbox.services.network.user.loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from sandbox.services.network.user.loop import Loop
+    from collections.abc import Callable, Iterable, Iterator
 
     Say = Callable[[bytes, bool], "bytes | Iterable[bytes] | None"]
 
@@ -147,3 +149,47 @@ class NameServer:
                 peer.close()
 
         self._loop.watch(peer.fileno(), EPOLLIN, ready)
+
+
+class Directory:
+    """`addresses`: what names lead to. `asked`: all that was asked for. `place`: ADDRESS:PORT."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, list[str]] = {}
+        self.asked: list[str] = []
+        self.place = ""
+
+    def say(self, message: bytes, _: bool) -> bytes:
+        """The addresses of the kind that is asked for."""
+        question = question_of(message).lower()
+        labels, at = [], 0
+        while question[at]:
+            labels.append(question[at + 1 : at + 1 + question[at]].decode("latin-1"))
+            at += 1 + question[at]
+        self.asked.append(".".join(labels))
+        kind = int.from_bytes(question[at + 1 : at + 3], "big")
+        found = []
+        for address in self.addresses.get(self.asked[-1], ()):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            if kind == (AAAA if ":" in address else A):
+                found.append(record(ASKED, kind, socket.inet_pton(family, address)))
+        return response(message, found)
+
+
+@contextmanager
+def directory() -> Iterator[Directory]:
+    """A name server in a thread of its own."""
+    loop, found = Loop(), Directory()
+    server = NameServer(loop, found.say)
+    found.place = f"{server.where[0]}:{server.where[1]}"
+    thread = threading.Thread(target=loop.run, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        loop.stop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wake:
+            wake.sendto(query("end"), server.where)
+        thread.join()
+        server.close()
+        loop.close()
