@@ -428,8 +428,11 @@ def test_a_disk_that_fills_costs_output_and_says_so(own: Sbx, rootfs: Path) -> N
 # ---- many --------------------------------------------------------------------------------------
 
 
-def test_a_caller_with_many_descriptors(rootfs: Path) -> None:
+def test_a_caller_with_many_descriptors(
+    rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Locks of a sandbox keep their numbers in its launcher, which has places of its own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     held = {os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(120)}
     free = held & set(range(100, 110))
     assert len(free) == 10

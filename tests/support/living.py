@@ -27,7 +27,7 @@ def living(
     finally:
         with suppress(StateError), Keeper(folder) as kept:
             kept.kill()
-            assert kept.wait(10)
+            assert kept.wait(60)
         assert folder.remove()
         folder.close()
 
