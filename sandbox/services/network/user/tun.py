@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Take = Callable[[memoryview, Parsed], None]
 
-PACKETS_A_ROUND = 128
+PACKETS_A_ROUND = 64
 BUFFER = 1 << 16
 
 

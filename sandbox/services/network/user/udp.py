@@ -18,6 +18,7 @@ from socket import (
     IPPROTO_IPV6,
     MSG_ERRQUEUE,
     SO_ERROR,
+    SO_RCVBUF,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
     SOCK_NONBLOCK,
@@ -46,6 +47,7 @@ _EXTENDED_ERR = struct.Struct("=IBBBBII")
 
 DATAGRAM_MAX = 0xFFFF - 28
 DATAGRAMS_A_ROUND = 64
+RECEIVE_BYTES = 1 << 20
 # A flow that only ever sent is forgotten sooner than one that had answers.
 ONE_WAY_S = 30.0
 TWO_WAYS_S = 180.0
@@ -197,6 +199,8 @@ class Udp:
                 sock.setsockopt(IPPROTO_IPV6, IPV6_RECVERR, 1)
             else:
                 sock.setsockopt(IPPROTO_IP, IP_RECVERR, 1)
+            # As much as a normal user may have: bursts wait here while the process is elsewhere.
+            sock.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)
             sock.connect((inet_ntop(sock.family, verdict.target), dport))
         except OSError as error:
             sock.close()
