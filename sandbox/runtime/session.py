@@ -68,6 +68,7 @@ class RunOptions(Record):
     `report_path`: where the report goes (see Destination), "-" = a few lines on standard error.
     `status_fd`: where its JSON lines go. `notify(what, cause)` hears what the user should be told
     meanwhile. `keep`: others can find the sandbox. `orders` come from other threads meanwhile.
+    `debug`: denied connections are told as they come.
     """
 
     stdin: Input = None
@@ -81,6 +82,7 @@ class RunOptions(Record):
     program: Program | None = None
     keep: Keeping | None = None
     orders: Orders | None = None
+    debug: bool = False
 
 
 class Prepared(Record):
@@ -365,6 +367,7 @@ class _Session:
                 )
             prepare = NETWORKS[self._policy.network.mode]
             self._network = prepare(self._policy, self._task.name, self._tell)
+            self._network.debug = self._options.debug
 
     def _connect(self, pid: int, descriptors: tuple[int, ...]) -> None:
         """While the sandbox is held; `pid` is its init."""

@@ -127,6 +127,14 @@ def test_ipv6_and_names_of_the_host(run: Run) -> None:
     assert account["refused_names"][0]["name"] == "not.listed.example"
 
 
+def test_denials_are_told_as_they_come(run: Run) -> None:
+    code = "shown(ask('192.168.77.7', 80))\nimport time; time.sleep(0.3)\n"
+    _, _, told = run(code, "--debug")
+    assert "a connection was denied: tcp 192.168.77.7 80" in told
+    _, _, told = run(code)
+    assert "denied" not in told
+
+
 def test_deny_wins_over_allow(run: Run) -> None:
     with serving(echo) as port:
         lines, _, _ = run(
@@ -294,7 +302,10 @@ def test_nothing_of_it_stays(sbx: Sbx) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--allow", "example.org:443"), 'needs network.mode = "user", and it is "none"'),
+        (
+            ("--allow", "example.org:443"),
+            'needs network.mode = "user" or "bridge", and it is "none"',
+        ),
         (("--network", "user", "--allow", "exa_mple..org"), "--allow: "),
         (("--network", "user", "--allow", "host"), "write host:PORT"),
         (("--network", "user", "-p", "80"), "--publish: must be [IP:]HOSTPORT:PORT"),

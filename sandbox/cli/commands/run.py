@@ -150,6 +150,7 @@ def main(parsed: Parsed) -> int:
         report_path=flags.run.get("--report"),
         status_fd=flags.run.get("--status-fd"),
         notify=_notifier(parsed),
+        debug=parsed.has("--debug"),
     )
     report = run_session(policy, task, options)
     if parsed.has("--debug"):

@@ -23,10 +23,11 @@ class Network:
     """One sandbox's place in a network, from before its plan until after its end.
 
     `files`: (path, content) of files inside that come with it, added to what is there. A driver
-    overrides what it has to do.
+    overrides what it has to do. `debug`: whether each refusal is to be told at once.
     """
 
     files: tuple[tuple[str, bytes], ...] = ()
+    debug: bool = False
 
     def share(self) -> tuple[int, ...]:
         """Descriptors of locked files that the launcher of a kept sandbox holds as well: what

@@ -229,7 +229,7 @@ class UserNetwork(Network):
             "sni": wanted.sni,
             "upstreams": _parsed(wanted.dns) or host_upstreams(),
             "limits": limits,
-            "debug": False,
+            "debug": self.debug,
         }
 
     # ---- meanwhile, and after it ----------------------------------------------------------------
@@ -252,8 +252,9 @@ class UserNetwork(Network):
             elif line == b"ready":
                 self._serves = True
             elif line.startswith(b"warning: "):
-                text = line[9:].decode("utf-8", "replace")
-                self._tell("the network of the sandbox", text if text.isprintable() else repr(text))
+                self._tell("the network of the sandbox", _printable(line[9:]))
+            elif line.startswith(b"denied: "):
+                self._tell("a connection was denied", _printable(line[8:]))
 
     def _lose(self, cause: str) -> None:
         if self._channel:
@@ -323,6 +324,12 @@ _PUBLISH_HINTS = {
     errno.EACCES: "ports below 1024 are root's (net.ipv4.ip_unprivileged_port_start)",
     errno.EADDRNOTAVAIL: "name an address of this host, such as 127.0.0.1",
 }
+
+
+def _printable(line: bytes) -> str:
+    """What may hold a name that the sandbox has made up."""
+    text = line.decode("utf-8", "replace")
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _parsed(servers: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
