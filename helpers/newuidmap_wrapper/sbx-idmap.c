@@ -166,6 +166,17 @@ static int is_only(const struct list *list, uint32_t id)
 	return list->count == 1 && list->extents[0].count == 1 && list->extents[0].outside == id;
 }
 
+/* A namespace inherits it, and nobody there can set groups: user_namespaces(7). */
+static int is_denied_here(void)
+{
+	char word[8] = "";
+	int file = open("/proc/self/setgroups", O_RDONLY | O_CLOEXEC);
+	ssize_t length = file < 0 ? -1 : read(file, word, sizeof(word) - 1);
+	if (file >= 0)
+		close(file);
+	return length > 0 && !strncmp(word, "deny", 4);
+}
+
 /* Without rights, the kernel takes a map of just the caller's own id, once setgroups is denied. */
 static void choose_method(struct options *options)
 {
@@ -174,6 +185,7 @@ static void choose_method(struct options *options)
 	options->method = METHOD_HELPERS;
 	if (geteuid() == 0) {
 		options->method = METHOD_DIRECT;
+		options->deny_setgroups |= is_denied_here();
 	} else if (is_only(&options->uids, geteuid()) && is_only(&options->gids, getegid())) {
 		options->method = METHOD_DIRECT;
 		options->deny_setgroups = 1;

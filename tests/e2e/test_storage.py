@@ -74,3 +74,13 @@ def test_an_overlay_that_was_asked_for_is_an_error(
     assert (done.returncode, done.stdout) == (125, "")
     assert "through overlayfs" in done.stderr
     assert report["reason"] == "setup-failed"
+
+
+def test_a_copy_by_root_of_a_namespace_without_groups(sbx: Sbx, rootfs: Path) -> None:
+    """As in `unshare -r`: nobody there can set groups, and a copy needs none."""
+    words = ["unshare", "-r", sbx.path, "run", "--storage", "copy", str(rootfs), "sh", "-c"]
+    done = subprocess.run(
+        [*words, "echo hi"], env=sbx.env, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "hi\n"), done.stderr

@@ -85,6 +85,17 @@ def test_one_id_needs_no_helper() -> None:
     assert output.split() == ["0", "allow" if os.geteuid() == 0 else "deny"]
 
 
+def test_setgroups_that_is_denied_already() -> None:
+    """As in a namespace that was made without rights: root there cannot set groups either."""
+    words = ["unshare", "-r", native("sbx-idmap"), "--uid", "0:0:1", "--gid", "0:0:1", "--"]
+    done = subprocess.run(
+        [*words, "sh", "-c", "id -u; cat /proc/self/setgroups"],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "deny"]
+
+
 def test_denied_setgroups(ranges: tuple[str, ...]) -> None:
     status, output, _ = run(*ranges, "--deny-setgroups", "--", "cat", "/proc/self/setgroups")
     assert (status, output) == (0, "deny\n")
