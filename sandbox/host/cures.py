@@ -53,6 +53,14 @@ def id_helpers(*, installed: bool) -> str:
     return "sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap" if installed else ""
 
 
+def package(name: str) -> str:
+    """Install a package that has this name everywhere."""
+    for program, install, _ in _PACKAGE_MANAGERS:
+        if _exists(program):
+            return f"sudo {install.rpartition(' ')[0]} {name}"
+    return ""
+
+
 def tun_access(user: str) -> str:
     """Give one user the tun device: by a rule of udev, which makes it; else by an ACL."""
     if not os.path.isdir("/run/udev"):

@@ -6,7 +6,13 @@ in short-lived children with a deadline and leave nothing behind. Works the same
 
 from __future__ import annotations
 
-from sandbox.host import cgroups, checks_kernel, checks_namespaces, checks_storage
+from sandbox.host import (
+    cgroups,
+    checks_kernel,
+    checks_namespaces,
+    checks_network,
+    checks_storage,
+)
 from sandbox.host.finding import VERDICTS, Finding
 
 TYPE_CHECKING = False
@@ -48,6 +54,7 @@ CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("processes", checks_kernel.check_processes),
     ("tun", checks_kernel.check_tun),
     ("nftables", checks_kernel.check_nftables),
+    ("bridges", checks_network.check_bridges),
     ("runtime-folder", checks_storage.check_runtime_folder),
     ("cache", checks_storage.check_cache_space),
 )
