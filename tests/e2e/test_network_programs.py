@@ -270,7 +270,7 @@ def test_a_web_server_inside_is_published(sbx: Sbx, run: Callable[..., Done]) ->
 def test_nc_probes(run: Callable[..., Done], web: int) -> None:
     need("nc")
     closed = free_port()
-    ports = (web, closed, closed - 1)
+    ports = (web, closed, 1)
     script = "; ".join(f"nc -zv host {port}; echo $?" for port in ports)
     done = run("sh", "-c", script, allow=(f"host:{web}", f"host:{closed}"))
     assert done.out.split() == ["0", "1", "1"], done.err
@@ -278,7 +278,7 @@ def test_nc_probes(run: Callable[..., Done], web: int) -> None:
     assert "succeeded" in said[0]
     assert "refused" in said[1]
     assert "No route to host" in said[2]
-    assert done.denied == {("host", closed - 1)}
+    assert done.denied == {("host", 1)}
 
 
 @pytest.mark.parametrize("reverse", [(), ("-R",)], ids=["up", "down"])
