@@ -1,10 +1,15 @@
 """Sandboxes that share namespaces can do to each other what is shared, and no more."""
 
+import ctypes
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sandbox.runtime import keeper
 from tests.conftest import Sbx
 from tests.escape.test_probe import ALLOWED, not_allowed
 from tests.support.caller import probe_under
@@ -103,6 +108,34 @@ def test_many_come_in_at_once(sbx: Sbx, start: Callable[..., str]) -> None:
     assert len({output for (output, _), _ in found}) == 1
     nested = sbx("exec", first, "cat", "/proc/sys/user/max_user_namespaces")
     assert nested.stdout == "0\n"
+
+
+def test_namespaces_of_others_are_not_shared(descriptors_closed: None) -> None:
+    """What a keeper hands over is looked at: a host's namespace among it would be the host's."""
+    places = {keeper.USER: "user", keeper.NET: "net", keeper.UTS: "uts"}
+    child = os.fork()
+    if not child:
+        libc = ctypes.CDLL(None)
+        libc.unshare(0x10000000 | 0x40000000)
+        signal.pause()
+    try:
+        end = time.monotonic() + 20
+        while os.readlink(f"/proc/{child}/ns/net") == os.readlink("/proc/self/ns/net"):
+            assert time.monotonic() < end
+        theirs = {
+            place: os.open(f"/proc/{child}/ns/{name}", os.O_RDONLY)
+            for place, name in places.items()
+        }
+        uts = theirs.pop(keeper.UTS)  # the host's
+        try:
+            keeper.check_owned(theirs)
+            with pytest.raises(OSError, match="do not belong together"):
+                keeper.check_owned({**theirs, keeper.UTS: uts})
+        finally:
+            keeper.close_all((*theirs.values(), uts))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("policy", ["default", "ci"])

@@ -41,6 +41,7 @@ NESTING = both(
 )
 PROBE_TESTS = "tests/escape/test_probe.py"
 SHARING = "tests/escape/test_sharing.py"
+SHARED = "tests/e2e/test_sharing.py"
 LAUNCHER_TESTS = "tests/escape/test_launcher.py"
 NEIGHBOURS = "tests/escape/test_neighbours.py"
 BOMBS = "tests/escape/test_bombs.py"
@@ -354,7 +355,16 @@ KERNEL = (
         "the newcomer's own user namespace",
         (f"{SHARING}::test_what_is_not_shared_is_out_of_reach",),
         launcher=(("share.c", "sys_clone(ABI_CLONE_NEWUSER, pidfd)", "sys_clone(0, pidfd)"),),
-        starts=False,
+    ),
+    Measure(
+        "all that lives in a user namespace ends",
+        (f"{SHARED}::test_a_newcomer_cannot_outlive_itself",),
+        launcher=(("keeper.c", "\t\tshare_end(k->namespaces[NAMESPACE_INNER]);\n", ""),),
+    ),
+    Measure(
+        "only process 1 of its own stops them all",
+        (f"{SHARED}::test_pausing_stops_no_other",),
+        launcher=(("keeper.c", "if (order > 64 && k->tenant)", "if (0)"),),
     ),
     Measure(
         "capabilities",
