@@ -110,7 +110,8 @@ def test_many_come_in_at_once(sbx: Sbx, start: Callable[..., str]) -> None:
     assert nested.stdout == "0\n"
 
 
-def test_namespaces_of_others_are_not_shared(descriptors_closed: None) -> None:
+@pytest.mark.usefixtures("descriptors_closed")
+def test_namespaces_of_others_are_not_shared() -> None:
     """What a keeper hands over is looked at: a host's namespace among it would be the host's."""
     places = {keeper.USER: "user", keeper.NET: "net", keeper.UTS: "uts"}
     child = os.fork()

@@ -364,7 +364,7 @@ KERNEL = (
     Measure(
         "only process 1 of its own stops them all",
         (f"{SHARED}::test_pausing_stops_no_other",),
-        launcher=(("keeper.c", "if (order > 64 && k->tenant)", "if (0)"),),
+        launcher=(("orders.c", "if (order > 64 && k->tenant)", "if (0)"),),
     ),
     Measure(
         "capabilities",
