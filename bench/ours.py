@@ -13,7 +13,7 @@ from sandbox.linux.paths import native
 from sandbox.plan.wire import encode
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
-from sandbox.runtime.session import prepare
+from sandbox.runtime.decision import prepare
 from sandbox.runtime.task import Task
 
 POLICIES = {

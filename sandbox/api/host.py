@@ -61,7 +61,7 @@ def explain(
 ) -> Explanation:
     """What `run` would do, each step with where it comes from. Raises SbxError as `run` would."""
     from sandbox.plan import explain as plan_text
-    from sandbox.runtime.session import prepare
+    from sandbox.runtime.decision import prepare
 
     words = words_of(argv)
     wanted, task = understand("sandbox.explain", words, rootfs, policy, name, pass_fds, wishes)

@@ -14,14 +14,12 @@ from sandbox.errors import SbxError, SetupError, UsageError
 from sandbox.host.probe import forget_facts, host_facts
 from sandbox.launcher import events
 from sandbox.launcher.spawn import launch
-from sandbox.linux.workspace import reap_leftovers, runs_dir
-from sandbox.plan.compile import choose_storage, compile_plan
+from sandbox.linux.workspace import reap_leftovers
 from sandbox.plan.network import network_mode
 from sandbox.plan.ops import Share
-from sandbox.plan.request import DISK_OVERLAY
 from sandbox.plan.wire import encode
 from sandbox.record import Record
-from sandbox.runtime.gather import gather
+from sandbox.runtime.decision import choose, decide, instead, shown
 from sandbox.runtime.report import (
     REPORT_ON_STDERR,
     Report,
@@ -85,39 +83,6 @@ class RunOptions(Record):
     debug: bool = False
 
 
-class Prepared(Record):
-    """The plan of a run and why its storage is not an overlay over memory, "" when it is."""
-
-    plan: Plan
-    storage_reason: str
-
-
-def prepare(policy: Policy, task: Task) -> Prepared:
-    """Validate and compile; nothing is created or started. Raises SbxError."""
-    check_task(task, policy.process.env)
-    facts = host_facts()
-    storage, reason = _storage(policy, facts, task)
-    return Prepared(_compile(policy, facts, task, storage), reason)
-
-
-def _storage(policy: Policy, facts: HostFacts, task: Task) -> tuple[str, str]:
-    storage, reason = choose_storage(policy, facts, host_root=os.path.samefile(task.rootfs, "/"))
-    if storage == "copy" and policy.filesystem.root == "auto":
-        storage = _instead(policy, facts, task)
-    return storage, reason
-
-
-def _instead(policy: Policy, facts: HostFacts, task: Task) -> str:
-    """The storage for a root that overlayfs cannot show."""
-    from sandbox.runtime.root import has_mount_points
-
-    if policy.filesystem.read_only:
-        plan = _compile(policy, facts, task, "bind")
-        if has_mount_points(plan, task.rootfs):
-            return "bind"
-    return "copy"
-
-
 def run_session(policy: Policy, task: Task, options: RunOptions) -> Report:
     """Run to the end and report. Raises SbxError when the payload never started.
 
@@ -171,35 +136,6 @@ def start_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Folder
         session.close()
 
 
-def _compile(
-    policy: Policy,
-    facts: HostFacts,
-    task: Task,
-    storage: str,
-    made: str = "",
-    network: Network | None = None,
-) -> Plan:
-    """`made` is what the storage's driver has prepared, "" as long as it has not, and so None."""
-    env = dict(os.environ) if task.env is None else dict(task.env)
-    on_disk = storage == DISK_OVERLAY
-    request = gather(
-        policy,
-        facts,
-        _shown(task, storage, made),
-        task.argv,
-        env=env,
-        storage="overlay" if on_disk else storage,
-        upper=made or runs_dir() if on_disk else "",
-        pass_fds=task.pass_fds,
-        files=network.files if network else (),
-    )
-    return compile_plan(policy, facts, request)
-
-
-def _shown(task: Task, storage: str, made: str) -> str:
-    return made if made and storage == "copy" else task.rootfs
-
-
 class _Session:
     """The state of one run between its first and its last step."""
 
@@ -243,7 +179,7 @@ class _Session:
         self._claim()
         for path in reap_leftovers(lambda path: remove_tree(path, facts)):
             self._tell(f"removed {path}", "a run that was killed had left it behind")
-        storage, reason = _storage(self._policy, facts, self._task)
+        storage, reason = choose(self._policy, facts, self._task)
         try:
             return (yield from self._run_with(facts, storage, reason))
         except SetupError as error:
@@ -252,7 +188,7 @@ class _Session:
             if self._policy.filesystem.persist or self._policy.refuses("overlay"):
                 raise
             reason = f"overlayfs refuses {self._task.rootfs}: {error.cause}"
-        storage = _instead(self._policy, facts, self._task)
+        storage = instead(self._policy, facts, self._task)
         return (yield from self._run_with(facts, storage, reason))
 
     def _run_with(self, facts: HostFacts, storage: str, reason: str) -> Turns[Outcome]:
@@ -261,7 +197,7 @@ class _Session:
             if storage == "bind" and files.root != "bind" and not files.read_only:
                 self._tell("the root is read-only in this run", reason)
             return (yield from self._run(facts, storage, reason))
-        _compile(self._policy, facts, self._task, storage)  # or it refuses
+        decide(self._policy, facts, self._task, storage)  # or it refuses
         asked = self._policy.filesystem.root == storage and self._policy.by_flag("filesystem.root")
         if storage == "copy" and not asked:
             self._tell("preparing a copy of the root file system", reason)
@@ -343,7 +279,7 @@ class _Session:
     ) -> Turns[Outcome]:
         try:
             self._prepare_network()
-            plan = _compile(self._policy, facts, self._task, storage, made, self._network)
+            plan = decide(self._policy, facts, self._task, storage, made, self._network)
             if plan.cgroup:
                 from sandbox.runtime.grouped import Grouped
 
@@ -415,7 +351,7 @@ class _Session:
             for what, cause in layer.record(plan):
                 self._tell(what, cause)
         outcome = yield from self._supervise(encode(step.op for step in plan.steps))
-        error = self._setup_error(outcome, plan, _shown(self._task, plan.storage, made))
+        error = self._setup_error(outcome, plan, shown(self._task, plan.storage, made))
         if error:
             if error.errno in _REFUSALS:  # a filter of a container, which no key of a cache shows
                 forget_facts()

@@ -16,7 +16,7 @@ from sandbox.plan import ops
 from sandbox.plan.wire import encode
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
-from sandbox.runtime.session import prepare
+from sandbox.runtime.decision import prepare
 from sandbox.runtime.task import Task
 from tests.conftest import Sbx
 from tests.support.measures import MEASURES

@@ -6,7 +6,7 @@ from sandbox.cli import render
 from sandbox.cli.commands.run import combine, read_task
 from sandbox.cli.flags import read_flags
 from sandbox.plan import explain as plan_text
-from sandbox.runtime.session import prepare
+from sandbox.runtime.decision import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

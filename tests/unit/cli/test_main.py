@@ -19,8 +19,9 @@ from sandbox.errors import CommandNotFound, SbxError
 from sandbox.plan import ops
 from sandbox.plan.request import Degradation, Plan, Step
 from sandbox.policy.model import Policy
+from sandbox.runtime.decision import Prepared
 from sandbox.runtime.report import Report
-from sandbox.runtime.session import Prepared, RunOptions
+from sandbox.runtime.session import RunOptions
 from sandbox.runtime.task import Task
 
 ROOT = Path(sandbox.__file__).parents[1]

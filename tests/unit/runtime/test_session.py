@@ -19,9 +19,10 @@ from sandbox.plan.request import Plan, Request
 from sandbox.policy.load import Layer, load_policy
 from sandbox.policy.merge import build_policy
 from sandbox.policy.model import Policy
-from sandbox.runtime import prepared, session
+from sandbox.runtime import decision, prepared, session
+from sandbox.runtime.decision import prepare
 from sandbox.runtime.report import Report
-from sandbox.runtime.session import RunOptions, prepare, run_session
+from sandbox.runtime.session import RunOptions, run_session
 from sandbox.runtime.task import Task
 from sandbox.services.storage import DRIVERS
 
@@ -51,7 +52,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostFacts:
     }
     facts = HostFacts(**{name: values.get(name, "") for name in HostFacts._fields})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(session, "host_facts", lambda: facts)
+    for module in (session, decision):
+        monkeypatch.setattr(module, "host_facts", lambda: facts)
     return facts
 
 
@@ -149,7 +151,8 @@ def test_a_copy_is_made_used_and_removed(
     rootfs: str, host: HostFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = host.replace(overlay_error="operation not permitted")
-    monkeypatch.setattr(session, "host_facts", lambda: facts)
+    for module in (session, decision):
+        monkeypatch.setattr(module, "host_facts", lambda: facts)
     made: list[str] = []
 
     def copy(source: str, target: str, *_: object) -> tuple[()]:
@@ -172,14 +175,15 @@ def test_changes_on_disk_have_a_folder_that_is_removed(
     rootfs: str, host: HostFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = host.replace(upper_memory_error="input/output error")
-    monkeypatch.setattr(session, "host_facts", lambda: facts)
+    for module in (session, decision):
+        monkeypatch.setattr(module, "host_facts", lambda: facts)
     uppers: list[str] = []
 
     def compiled(policy: Policy, facts: HostFacts, request: Request) -> Plan:
         uppers.append(request.upper)
         return compile_plan(policy, facts, request)
 
-    monkeypatch.setattr(session, "compile_plan", compiled)
+    monkeypatch.setattr(decision, "compile_plan", compiled)
     told: list[tuple[str, str]] = []
     report = run(fake.success(), rootfs, notify=lambda *words: told.append(words))
     assert report.storage == "overlay"

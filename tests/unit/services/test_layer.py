@@ -8,7 +8,7 @@ from sandbox.errors import SbxError
 from sandbox.plan.request import Plan
 from sandbox.policy.load import load_policy
 from sandbox.policy.merge import build_policy
-from sandbox.runtime.session import prepare
+from sandbox.runtime.decision import prepare
 from sandbox.runtime.task import Task
 from sandbox.services.storage.layer import open_layer
 
