@@ -10,7 +10,7 @@ import stat
 
 from sandbox.errors import SbxError
 from sandbox.host import cures
-from sandbox.host.attempt import attempt
+from sandbox.host.attempt import Outcome, attempt
 from sandbox.host.cgroups import find_cgroups, pids_max
 from sandbox.host.finding import Finding
 from sandbox.host.probe import read_kernel_file, user_name
@@ -136,6 +136,21 @@ def check_nftables() -> Finding:
     elif outcome.errno in _NO_NFTABLES:
         fix = cures.module("nf_tables")
     return Finding("nftables", "warn", f"{detail}; needed by filtered networks only", fix)
+
+
+def check_user_network() -> Finding:
+    """What --network user has here: the device, the rules, IPv6."""
+    outcome = attempt("network")
+    tun, tproxy, ipv6 = (Outcome(*part) for part in outcome.value or ((None, "", 0, ""),) * 3)
+    if not outcome.ok or not tproxy.ok:
+        reason = tproxy.reason or outcome.reason
+        fix = cures.module("nft_tproxy") if tproxy.errno in _NO_NFTABLES else ""
+        return Finding("user-network", "warn", f"{reason}; --network user is refused", fix)
+    if not tun.ok:
+        text = "without a TUN device connections are accepted before they are judged, and only TCP "
+        return Finding("user-network", "warn", f"{text}and names work: {tun.reason}")
+    families = "IPv4 and IPv6" if ipv6.ok else f"IPv4 alone ({ipv6.reason})"
+    return Finding("user-network", "ok", f"--network user reaches {families}")
 
 
 def check_processes() -> Finding:

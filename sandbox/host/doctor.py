@@ -54,6 +54,7 @@ CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("processes", checks_kernel.check_processes),
     ("tun", checks_kernel.check_tun),
     ("nftables", checks_kernel.check_nftables),
+    ("user-network", checks_kernel.check_user_network),
     ("bridges", checks_network.check_bridges),
     ("runtime-folder", checks_storage.check_runtime_folder),
     ("cache", checks_storage.check_cache_space),

@@ -382,6 +382,27 @@ def test_nftables(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks_kernel.check_nftables().fix == ""
 
 
+@pytest.mark.parametrize(
+    ("lacks", "verdict", "said", "fix"),
+    [
+        ((), "ok", "IPv4 and IPv6", ""),
+        ((2,), "ok", "IPv4 alone", ""),
+        ((0,), "warn", "accepted before they are judged", ""),
+        ((0, 1), "warn", "is refused", cures.module("nft_tproxy")),
+    ],
+)
+def test_user_network(
+    host: Host, lacks: tuple[int, ...], verdict: str, said: str, fix: str
+) -> None:
+    parts = [failed(errno.ENOENT) if number in lacks else OK for number in range(3)]
+    host.trials["network"] = OK.replace(value=tuple(tuple(v for _, v in part) for part in parts))
+    finding = checks_kernel.check_user_network()
+    assert (finding.verdict, finding.fix) == (verdict, fix)
+    assert said in finding.detail
+    host.trials["network"] = failed(errno.ETIMEDOUT, "trial")
+    assert "is refused" in checks_kernel.check_user_network().detail
+
+
 def test_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def native(name: str) -> str:
         if not (tmp_path / name).exists():
