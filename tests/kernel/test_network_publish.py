@@ -40,8 +40,11 @@ def net() -> Iterator[Published]:
     made.places = {
         (sock.family == socket.AF_INET6, int(sock.type)): sock.getsockname()[:2] for sock in sockets
     }
-    yield made
-    assert made.end() == 0
+    try:
+        yield made
+    finally:
+        status = made.end()
+    assert status == 0
     for sock in sockets:
         sock.close()
 

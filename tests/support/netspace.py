@@ -259,11 +259,11 @@ class Space:
 
 
 @contextmanager
-def space(*args: Any, **kwargs: Any) -> Iterator[Space]:
-    """A namespace for the time of a test; its supervisor must end well."""
+def space(*args: Any, ends: int = 0, **kwargs: Any) -> Iterator[Space]:
+    """A namespace for the time of a test; its supervisor must end with the status `ends`."""
     made = Space(*args, **kwargs)
     try:
         yield made
     finally:
         status = made.end()
-    assert status == 0
+    assert status == ends
