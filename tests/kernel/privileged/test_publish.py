@@ -180,6 +180,37 @@ def test_what_names_led_to_stays_when_others_come(host: Host) -> None:
     assert host.good(*inside, WORLD4, 8080).strip() == HOST4
 
 
+def test_the_name_server_has_given_up_what_it_does_not_need(host: Host) -> None:
+    host.detach("one", "--network", "bridge")
+    pid = host("cat", "/var/lib/sbx/networks/bridge/.names").strip()
+    status = dict(line.split(":", 1) for line in host("cat", f"/proc/{pid}/status").splitlines())
+    for name in ("CapPrm", "CapEff", "CapBnd"):
+        assert int(status[name], 16) == 1 << 12, name
+    assert status["NoNewPrivs"].strip() == "1"
+    script = """
+import os
+from sandbox.services.network.bridge import confine
+confine.confine()
+open(confine.BASE + "/mine", "w").close()
+for path in ("/etc/shadow", "/root", "/var/lib/sbx", "/usr/written"):
+    try:
+        os.open(path, os.O_RDONLY if path != "/usr/written" else os.O_CREAT | os.O_WRONLY)
+        print(path)
+    except OSError as error:
+        assert error.errno == 13, error
+"""
+    python = host.sbx_path.removesuffix("sbx") + "python"
+    assert host(python, "-c", script) == ""
+
+
+def test_names_of_protocols_are_not_needed(host: Host) -> None:
+    """Minimal hosts have no /etc/protocols."""
+    host("mount", "--bind", "/dev/null", "/etc/protocols")
+    host.world.serve(ECHO, 8080)
+    host.detach("one", "--network", "bridge", "-p", "0.0.0.0:8080:80/udp", script=ECHO)
+    assert ask(host, WORLD4, 8080, options=("--allow", f"{WORLD4}:8080/tcp")) == HOST4
+
+
 def test_strict_can_have_a_network(host: Host) -> None:
     host.world.serve(ECHO, 8080)
     options = ("--policy", "strict", "--allow", f"{WORLD4}:8080")

@@ -132,10 +132,10 @@ def test_any_damage_of_a_definition_is_told(data: bytes) -> None:
 
 def test_rules_are_judged_by_what_was_asked_for() -> None:
     lines = egress.chain("of", ("192.0.2.0/24:80-90/tcp", "host:8080"), (), NETWORK.gateways)
-    ports_8080 = "meta l4proto { tcp, udp } ct original proto-dst 8080-8080"
+    ports_8080 = "meta l4proto { 6, 17 } ct original proto-dst 8080-8080"
     assert lines == [
         "chain of {",
-        "ct original ip daddr 192.0.2.0/24 meta l4proto { tcp } ct original proto-dst 80-90 accept",
+        "ct original ip daddr 192.0.2.0/24 meta l4proto { 6 } ct original proto-dst 80-90 accept",
         f"ct original ip daddr 10.50.0.1 {ports_8080} accept",
         f"ct original ip6 daddr fd00:1::1 {ports_8080} accept",
         egress.REJECT,
@@ -177,8 +177,8 @@ def test_ports_of_one_address_go_before_those_of_all() -> None:
         NETWORK, 2, ("one",), (Published(EVERYWHERE[0], 80, 1), Published("192.0.2.1", 80, 2))
     )
     text = firewall.ruleset([NETWORK], [lease], (True, True))
-    assert text.index("192.0.2.1 . tcp . 80 : 10.50.0.2 . 2") < text.index(
-        "{ tcp . 80 : 10.50.0.2 . 1 }"
+    assert text.index("192.0.2.1 . 6 . 80 : 10.50.0.2 . 2") < text.index(
+        "{ 6 . 80 : 10.50.0.2 . 1 }"
     )
 
 

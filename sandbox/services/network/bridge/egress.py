@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from sandbox.policy.egress import Rule
 
 REJECT = "reject with icmpx admin-prohibited"
+NUMBERS = {"tcp": 6, "udp": 17}
+"""Protocols are numbers here: what names they have depends on the host's /etc/protocols."""
+
+ECHO = "1, 58"  # ICMP, ICMPv6
 _FAMILIES = (("ip", "ipv4_addr", 4), ("ip6", "ipv6_addr", 16))
 _CARRIERS6 = "2002::/16"  # 6to4: holds IPv4 addresses of every kind
 
@@ -104,8 +108,11 @@ def _public(size: int) -> str:
 
 def _ports(rule: Rule) -> str:
     if rule.protocol == "icmp":
-        return "meta l4proto { icmp, ipv6-icmp }"
+        return f"meta l4proto {{ {ECHO} }}"
     every = rule.low == 0 and rule.high == PORT_MAX
-    protocols = rule.protocol or ("tcp, udp, icmp, ipv6-icmp" if every else "tcp, udp")
+    if rule.protocol:
+        protocols = str(NUMBERS[rule.protocol])
+    else:
+        protocols = f"{NUMBERS['tcp']}, {NUMBERS['udp']}" + f", {ECHO}" * every
     ports = "" if every else f" ct original proto-dst {rule.low}-{rule.high}"
     return f"meta l4proto {{ {protocols} }}{ports}"

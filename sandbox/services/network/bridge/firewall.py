@@ -14,7 +14,7 @@ import time
 from sandbox.errors import HostError, SetupError
 from sandbox.linux import netlink, nftables
 from sandbox.linux.programs import find_program, run_program
-from sandbox.services.network.bridge.egress import REJECT, chain, has_host
+from sandbox.services.network.bridge.egress import ECHO, NUMBERS, REJECT, chain, has_host
 from sandbox.services.network.bridge.subnets import EVERYWHERE, shown
 
 TYPE_CHECKING = False
@@ -83,12 +83,12 @@ def _input(networks: Sequence[Definition], leases: Sequence[Lease], bridges: str
     rules = [
         f"iifname != {bridges} accept",
         "ct state established,related accept",
-        "meta l4proto { icmp, ipv6-icmp } accept",
+        f"meta l4proto {{ {ECHO} }} accept",
     ]
     for network in networks:
         for family, _, gateway in _own(network):
             to = f'iifname "{network.bridge}" {family} daddr {gateway}'
-            rules.append(f"{to} meta l4proto {{ tcp, udp }} th dport 53 accept")
+            rules.append(f"{to} meta l4proto {{ 6, 17 }} th dport 53 accept")
             some = [each for each in leases if each.network == network and has_host(each.allow)]
             for jump in _jumps(some, family):
                 rules.append(f"{family} daddr {gateway} {jump}")
@@ -180,7 +180,7 @@ def _published(leases: Sequence[Lease]) -> list[str]:
                 if (":" in port.address) != (family == "ip6"):
                     continue
                 every = port.address in EVERYWHERE
-                key = f"{port.protocol} . {port.port}"
+                key = f"{NUMBERS[port.protocol]} . {port.port}"
                 key = key if every else f"{port.address} . {key}"
                 tables.setdefault((family, every), []).append(f"{key} : {address} . {port.inside}")
     rules = []

@@ -7,6 +7,7 @@ and ends when nobody is on the network.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 (getaddrinfo needs it, and nothing can be loaded later)
 import os
 import socket
 import time
@@ -15,6 +16,7 @@ from select import EPOLLIN
 from sandbox.errors import SbxError
 from sandbox.policy.egress import Rule, parse_rules, parse_upstream
 from sandbox.services.network.bridge import upkeep
+from sandbox.services.network.bridge.confine import confine
 from sandbox.services.network.bridge.definitions import Definition, Gate, load
 from sandbox.services.network.bridge.egress import Learned, has_names
 from sandbox.services.network.bridge.leases import Lease, learn, living, retired
@@ -83,8 +85,11 @@ class Judge:
             if fresh.keys() <= good:
                 return
             merged = list({**known, **fresh}.values())[-LEARNED_MAX:]
-            learn(lease, merged)
-            upkeep.refresh()
+            try:
+                learn(lease, merged)
+                upkeep.refresh()
+            except SbxError:  # the name is known all the same; its address stays refused
+                return
 
 
 def _same(one: Lease, other: Lease) -> bool:
@@ -169,6 +174,7 @@ class Server:
         self._clients = 0
         self._directory = Directory(network)
         self._resolvers: dict[bytes, tuple[Lease, Resolver]] = {}
+        self._upstreams = host_upstreams()
         for each in sockets:
             serve = self._datagrams if each.type == socket.SOCK_DGRAM else self._connections
             self._loop.watch(each.fileno(), EPOLLIN, _with(serve, each))
@@ -206,7 +212,7 @@ class Server:
         kept[1].ask(message, answer, stream=stream)
 
     def _resolver(self, lease: Lease) -> Resolver:
-        upstreams = tuple(map(parse_upstream, lease.dns)) or host_upstreams()
+        upstreams = tuple(map(parse_upstream, lease.dns)) or self._upstreams
         known = self._directory.look_up
         return Resolver(self._loop, Judge(lease), upstreams, Account(), known=known)
 
@@ -272,4 +278,6 @@ def main(name: str) -> None:
     sockets = [socket.socket(fileno=fd) for fd in range(LOCK + 1, LOCK + 1 + count)]
     for fd in range(LOCK, LOCK + 1 + count):
         os.set_inheritable(fd, False)
-    Server(network, sockets).run()
+    server = Server(network, sockets)
+    confine()
+    server.run()
