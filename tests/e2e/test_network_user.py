@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import sandbox
 from tests.conftest import Sbx
 
 PYTHON = (os.path.realpath(sys.executable), "-I", "-S", "-c")
@@ -276,6 +277,15 @@ def test_without_its_process_the_job_goes_on(sbx: Sbx, tmp_path: Path) -> None:
     assert json.loads(report.read_text())["network_account"]["lost"] == "its process has ended"
 
 
+def test_a_process_that_never_serves_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = "import os; os.read(3, 1); os._exit(1)"
+    monkeypatch.setattr("sandbox.services.network.user.driver._CHILD", broken)
+    done = sandbox.run(["sleep", "0.3"], rootfs="/", policy="default", network="user")
+    assert done.returncode == 0
+    assert done.report.network_account
+    assert done.report.network_account["lost"] == "its process has ended"
+
+
 def test_nothing_of_it_stays(sbx: Sbx) -> None:
     words = ("run", "--network", "user", "/", "sh", "-c", "sleep 100")
     started = sbx.start(*words)
@@ -340,3 +350,31 @@ def test_a_landlock_rule_of_ones_own_stays(sbx: Sbx, tmp_path: Path) -> None:
     done = sbx("run", "--policy", own, "/", *PYTHON, ASK + "shown(ask('10.0.2.2', 9))")
     assert done.stdout == "EACCES\n"
     assert "TCP is refused inside, also with --network user" in done.stderr
+
+
+def children() -> set[str]:
+    """The processes that this one has started and not reaped."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def test_from_python() -> None:
+    """A run, and boxes for several commands; nothing of either stays with the caller."""
+    before = children()
+    with serving(echo) as port:
+        code = [*PYTHON, ASK + f"shown(ask('host', {port}), ask('host', 9))"]
+        wishes: Any = {"rootfs": "/", "policy": "default", "network": "user"}
+        wishes["allow"] = [f"host:{port}"]
+        done = sandbox.run(code, capture_output=True, text=True, **wishes)
+        assert done.stdout == "HELLO EHOSTUNREACH\n"
+        assert done.report.network_account
+        assert done.report.network_account["denied"][0]["port"] == 9
+        assert children() == before
+        for _ in range(3):
+            with sandbox.Sandbox(**wishes) as box:
+                for _ in range(2):
+                    found = box.run(code, capture_output=True, text=True)
+                    assert found.stdout == "HELLO EHOSTUNREACH\n"
+    deadline = time.monotonic() + 30
+    while len(children() - before) > 1 and time.monotonic() < deadline:
+        sandbox.run(["true"], **wishes)  # the next one reaps those before it
+    assert len(children() - before) <= 1

@@ -40,6 +40,7 @@ _CHILD = (
     f"from sandbox.services.network.user.serve import main;main({_CHANNEL})"
 )
 _BACKLOG = 4096
+_GOES_ON, _ENDED = "the sandbox goes on without its network", "its process has ended"
 _A_MESSAGE = 200  # descriptors; the kernel takes 253 (SCM_MAX_FD)
 _LINE_MAX = 4096
 _ACCOUNT_MAX = 4 << 20
@@ -63,6 +64,7 @@ class UserNetwork(Network):
         self._lost = ""
         self._final: dict[str, Any] | None = None
         del name
+        _reap()
         try:
             for text in policy.network.publish:
                 self._publish(text)
@@ -248,7 +250,7 @@ class UserNetwork(Network):
             except OSError:
                 line = b""
             if not line:
-                self._lose("its process has ended")
+                self._lose(_ENDED)
             elif line == b"ready":
                 self._serves = True
             elif line.startswith(b"warning: "):
@@ -260,10 +262,10 @@ class UserNetwork(Network):
         if self._channel:
             self._channel.close()
             self._channel = None
-        if self._init >= 0 and _readable(self._init, 0):
+        if self._serves and self._init >= 0 and _readable(self._init, 0):
             return  # the sandbox has ended, and its network with it
         self._lost = cause
-        self._tell("the sandbox goes on without its network", cause)
+        self._tell(_GOES_ON, cause)
 
     def account(self) -> dict[str, Any] | None:
         """What the process has written last, with the ports and what became of it."""
@@ -293,8 +295,17 @@ class UserNetwork(Network):
         try:
             if not _readable(watched, _END_S):
                 self._lost = self._lost or "its process did not end by itself"
+                return
         finally:
             os.close(watched)
+        try:
+            status = os.waitpid(self._pid, 0)[1]
+        except ChildProcessError:  # somebody else reaped it
+            status = 0
+        self._pid = 0
+        if status and not self._lost:  # both ended before anybody looked
+            self._lost = _ENDED
+            self._tell(_GOES_ON, _ENDED)
 
     def _drop(self, *, living: bool = False) -> None:
         """Close what is ours; without `living` nothing of the process stays."""
@@ -314,7 +325,23 @@ class UserNetwork(Network):
                 os.waitpid(self._pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass  # somebody else reaped it
+        elif self._pid:
+            _left_alone.add(self._pid)
         self._pid = 0
+
+
+# Children of this process that go on with their sandboxes: reaped when the next one starts.
+_left_alone: set[int] = set()
+
+
+def _reap() -> None:
+    for pid in tuple(_left_alone):
+        try:
+            if not os.waitpid(pid, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            pass
+        _left_alone.discard(pid)
 
 
 _NUMBERS = ("port", "inner")
