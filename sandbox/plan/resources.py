@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sandbox.errors import HostError, PolicyError
 from sandbox.plan import ops
-from sandbox.plan.request import Degradation, Step, give_up
+from sandbox.plan.request import Degradation, Step
 from sandbox.policy.units import format_size, quote
 
 TYPE_CHECKING = False
@@ -103,14 +103,14 @@ _RLIMITS = (("memory", "as"), ("memory", "data"), ("cpus", "cpu"))
 
 
 def _stand_ins(policy: Policy, limits: list[Limit]) -> list[str]:
-    """The rlimits that are left of these limits."""
+    """The rlimits that are left of these limits, in words."""
     keys = {limit[0] for limit in limits}
     set_here = {limit.name for limit in policy.rlimits if limit.hard is not None}
     found = [f"RLIMIT_NPROC bounds all its processes to {policy.resources.pids}"] * ("pids" in keys)
     for key, name in _RLIMITS:
         if key in keys and name in set_here:
             found.append(f"RLIMIT_{name.upper()} bounds each process")
-    return found
+    return found or ["no rlimit stands in"]
 
 
 def _lose(policy: Policy, group: Available, limits: list[Limit], *, asked: bool) -> Degradation:
@@ -119,9 +119,9 @@ def _lose(policy: Policy, group: Available, limits: list[Limit], *, asked: bool)
     cause = "; ".join((group.cause, *_stand_ins(policy, limits)))
     lost = Degradation("cgroup", f"limits of the whole sandbox: {words}", cause, quiet=not asked)
     what = f"cannot limit the whole sandbox to {words}"
-    if policy.resources.required:
+    if policy.resources.required or (asked and policy.refuses("cgroup")):
         raise HostError(what, cause=group.cause, hint=group.cure)
-    return give_up(policy, lost, what, group.cure) if asked else lost
+    return lost
 
 
 def cgroup_steps(policy: Policy, request: Request, lost: list[Degradation]) -> list[Step]:

@@ -140,6 +140,7 @@ def test_limits_of_the_whole_sandbox_that_cannot_be_had(
         else:
             assert done.returncode == 0, done.stderr
             assert "without limits of the whole sandbox: 64M of memory" in done.stderr
+            assert 'resources.driver is "none"; no rlimit stands in' in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_rlimits_stand_in(facts: HostFacts) -> None:
     assert causes == [f"{NONE.cause}; {words}"]
     policy = asked(pids=32, memory="64M")
     (lost,) = plan_of(policy, facts, WHOLE.replace(controllers=("pids",), cause="no")).degradations
-    assert lost.cause == "no"
+    assert lost.cause == "no; no rlimit stands in"
 
 
 def test_what_was_asked_for_is_lost_aloud(facts: HostFacts) -> None:
