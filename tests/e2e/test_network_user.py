@@ -368,7 +368,7 @@ def test_from_python() -> None:
         assert done.stdout == "HELLO EHOSTUNREACH\n"
         assert done.report.network_account
         assert done.report.network_account["denied"][0]["port"] == 9
-        assert children() == before
+        assert len(children() - before) <= 1  # which is on its way out
         for _ in range(3):
             with sandbox.Sandbox(**wishes) as box:
                 for _ in range(2):
@@ -376,5 +376,6 @@ def test_from_python() -> None:
                     assert found.stdout == "HELLO EHOSTUNREACH\n"
     deadline = time.monotonic() + 30
     while len(children() - before) > 1 and time.monotonic() < deadline:
-        sandbox.run(["true"], **wishes)  # the next one reaps those before it
+        time.sleep(0.2)
+        sandbox.run(["true"], **wishes)  # the next one reaps those that have ended
     assert len(children() - before) <= 1

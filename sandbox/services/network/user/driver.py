@@ -13,6 +13,7 @@ import marshal
 import os
 import select
 import sys
+import time
 from struct import pack
 
 from sandbox.errors import HostError, SetupError
@@ -61,6 +62,7 @@ class UserNetwork(Network):
         self._account_fd = -1
         self._init = -1
         self._serves = False
+        self._done = False
         self._lost = ""
         self._final: dict[str, Any] | None = None
         del name
@@ -253,6 +255,8 @@ class UserNetwork(Network):
                 self._lose(_ENDED)
             elif line == b"ready":
                 self._serves = True
+            elif line == b"done":
+                self._done = True
             elif line.startswith(b"warning: "):
                 self._tell("the network of the sandbox", _printable(line[9:]))
             elif line.startswith(b"denied: "):
@@ -262,7 +266,7 @@ class UserNetwork(Network):
         if self._channel:
             self._channel.close()
             self._channel = None
-        if self._serves and self._init >= 0 and _readable(self._init, 0):
+        if self._done:
             return  # the sandbox has ended, and its network with it
         self._lost = cause
         self._tell(_GOES_ON, cause)
@@ -288,24 +292,12 @@ class UserNetwork(Network):
         self.hear()
         if not self._serves:
             return
-        try:
-            watched = os.pidfd_open(self._pid)
-        except OSError:
-            return
-        try:
-            if not _readable(watched, _END_S):
+        end = time.monotonic() + _END_S
+        while self._channel and not self._done:
+            if not _readable(self._channel.fileno(), max(0.0, end - time.monotonic())):
                 self._lost = self._lost or "its process did not end by itself"
                 return
-        finally:
-            os.close(watched)
-        try:
-            status = os.waitpid(self._pid, 0)[1]
-        except ChildProcessError:  # somebody else reaped it
-            status = 0
-        self._pid = 0
-        if status and not self._lost:  # both ended before anybody looked
-            self._lost = _ENDED
-            self._tell(_GOES_ON, _ENDED)
+            self.hear()
 
     def _drop(self, *, living: bool = False) -> None:
         """Close what is ours; without `living` nothing of the process stays."""
@@ -319,18 +311,18 @@ class UserNetwork(Network):
             if fd >= 0:
                 os.close(fd)
         self._account_fd = self._init = -1
-        if self._pid and not living:
-            try:
-                os.kill(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass  # somebody else reaped it
-        elif self._pid:
+        if self._pid:
+            if not living:
+                # It takes its device along, which the kernel takes its time for: nobody waits.
+                try:
+                    os.kill(self._pid, signal.SIGKILL)
+                except ProcessLookupError:  # somebody else reaped it
+                    pass
             _left_alone.add(self._pid)
         self._pid = 0
 
 
-# Children of this process that go on with their sandboxes: reaped when the next one starts.
+# Children of this process that go on, or are ending: reaped when the next one starts.
 _left_alone: set[int] = set()
 
 

@@ -15,7 +15,8 @@ marshalled names, each with as many descriptors:
     "dns4u", "dns6u"     without a TUN: sockets of the namespace, for questions by datagram
 
 The message ("start",) has none: then the process confines itself, says b"ready" and serves. What
-it has to tell later are lines on the same socket, "warning: …", and "denied: …" if asked for.
+it has to tell later are lines on the same socket, "warning: …", and "denied: …" if asked for; at
+its end "done", once the account is written.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ class Server:
         self.tell("ready")
         self._loop.run()
         self._write_account()
+        self.tell("done")
 
     def tell(self, line: str) -> None:
         """Say something to who started this process, if it still listens."""
