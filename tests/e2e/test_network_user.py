@@ -192,8 +192,9 @@ def test_a_busy_port_is_an_error_before_anything_is_made(sbx: Sbx, tmp_path: Pat
         port = busy.getsockname()[1]
         done = sbx("run", "--network", "user", "-p", f"{port}:80", "/", "touch", tmp_path / "x")
     assert done.returncode == 125
-    assert f"cannot publish 127.0.0.1:{port} ({port}:80)" in done.stderr
-    assert "cause: address already in use" in done.stderr
+    assert f"sbx: error: cannot publish 127.0.0.1:{port} ({port}:80)\n" in done.stderr
+    assert done.stderr.count("cause: ") == 1
+    assert "  cause: address already in use\n" in done.stderr
     assert not (tmp_path / "x").exists()
 
 

@@ -81,6 +81,9 @@ def make_bridge(definition: Definition) -> None:
         subnets = [definition.v4, *([definition.v6] if definition.v6 else [])]
         batch = [netlink.add_address(index, each.address(1), each.prefix) for each in subnets]
         ask(ROUTE, numbered([*batch, netlink.set_link(index)]))
+    except SetupError:
+        remove(name)
+        raise
     except OSError as error:
         remove(name)
         raise _refused(f"cannot make the bridge {name}", error) from error
@@ -120,6 +123,8 @@ def plug(lease: Lease, bridge: Link, pid: int) -> int:
         batch = [port, netlink.set_link(index)]
         ask(ROUTE, numbered(batch))
         return index
+    except SetupError:
+        raise
     except OSError as error:
         raise _refused(f"cannot plug the sandbox into {lease.network.bridge}", error) from error
 

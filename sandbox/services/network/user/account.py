@@ -43,10 +43,7 @@ class Destination:
 
 
 class Account:
-    """The tables. `serial` grows with everything new in them, byte counters apart.
-
-    `tell` is called with a line for each denial that is the first of its kind.
-    """
+    """The tables. `tell` is called with a line for each denial that is the first of its kind."""
 
     def __init__(self, rows: int = ROWS) -> None:
         self._rows = rows
@@ -59,7 +56,6 @@ class Account:
         self._refused_others = 0
         self._dropped: dict[str, int] = {}
         self.tell: Callable[[str], None] | None = None
-        self.serial = 0
 
     def opened(self, protocol: str, address: bytes, port: int, name: str = "") -> Destination:
         """A connection or flow of the sandbox to (address, port) began: its counters."""
@@ -72,7 +68,6 @@ class Account:
     def denied(self, protocol: str, address: bytes, port: int, rule: str, name: str = "") -> None:
         """The policy did not let something out; `rule` names what decided."""
         key = (protocol, address, port, rule, name[:NAME_MAX])
-        self.serial += 1
         if self.tell is not None and key not in self._denied and len(self._denied) < self._rows:
             self.tell(f"denied: {protocol} {text_of(address)} {port} {name[:NAME_MAX]} ({rule})")
         if key in self._denied or len(self._denied) < self._rows:
@@ -83,7 +78,6 @@ class Account:
     def refused(self, name: str) -> None:
         """A domain name was not answered."""
         name = name[:NAME_MAX]
-        self.serial += 1
         if name in self._refused or len(self._refused) < self._rows:
             self._refused[name] = self._refused.get(name, 0) + 1
         else:
@@ -91,7 +85,6 @@ class Account:
 
     def dropped(self, limit: str) -> None:
         """Something was dropped because of a limit; `limit` is one of few fixed words."""
-        self.serial += 1
         self._dropped[limit] = self._dropped.get(limit, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,7 +119,6 @@ class Account:
         name: str,
     ) -> Destination:
         key = (protocol, address, port)
-        self.serial += 1
         found = table.get(key)
         if found is None:
             if len(table) >= self._rows:

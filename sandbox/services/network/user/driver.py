@@ -16,7 +16,7 @@ import sys
 import time
 from struct import pack
 
-from sandbox.errors import HostError, SetupError
+from sandbox.errors import HostError, SbxError, SetupError
 from sandbox.host.network import network_facts
 from sandbox.launcher.image import seal_bytes
 from sandbox.plan.endpoints import addresses, names
@@ -72,6 +72,9 @@ class UserNetwork(Network):
                 self._publish(text)
             self._account_fd = os.memfd_create("sbx-network", os.MFD_CLOEXEC)
             self._start()
+        except SbxError:  # which may be an OSError too
+            self._drop()
+            raise
         except OSError as error:
             self._drop()
             cause = (error.strerror or str(error)).lower()
@@ -204,6 +207,8 @@ class UserNetwork(Network):
                 part = given[start : start + _A_MESSAGE]
                 self._send(tuple(name for name, _ in part), [fd for _, fd in part])
             self._send(("start",), [])
+        except SetupError:
+            raise
         except OSError as error:
             self._lose((error.strerror or str(error)).lower())
         finally:

@@ -51,10 +51,3 @@ def test_what_a_sandbox_invents_does_not_make_the_report_long() -> None:
     assert found["others"]["connections"] == found["others"]["sent_bytes"] == 992
     assert found["denied_others"] == found["refused_names_others"] == 992
     assert len(json.dumps(found)) < 10_000
-
-
-def test_news_are_seen_by_the_serial() -> None:
-    account = Account()
-    before = account.serial
-    account.refused("x")
-    assert account.serial > before
