@@ -240,8 +240,8 @@ def test_attach_to_a_terminal_of_its_own(
     assert first.end() == 0
     assert box in sbx("ps", "-q").stdout
     second = terminals.start([sbx.path, "attach", "--detach-keys", "ctrl-a,d", box], sbx.env)
-    os.write(second.master, b"sleep 60\n")
-    second.wait_for(b"sleep 60")
+    os.write(second.master, b"echo now=$((1+2)); sleep 60\n")
+    second.wait_for(b"now=3")
     time.sleep(0.3)
     os.write(second.master, b"\x03echo after=$((1+1))\n")
     second.wait_for(b"after=2")
