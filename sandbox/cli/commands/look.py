@@ -49,14 +49,22 @@ def _text_rows(one: dict[str, object]) -> list[tuple[str, str]]:
             shown = quantities.format_time(round(value * 1e9)) if value else "-"
             rows.append((key.removesuffix("_s"), shown))
         elif isinstance(value, list):
-            rows.append((key, ", ".join(map(str, value)) or "-"))
+            rows.append((key, ", ".join(map(_text, value)) or "-"))
         else:
-            rows.append((key, "-" if value in (None, "") else str(value)))
+            rows.append((key, "-" if value in (None, "") else _text(value)))
     report = one["report"]
     if isinstance(report, dict):
         for key in ("reason", "wall_s", "cpu_user_s", "cpu_system_s", "peak_rss_bytes"):
             rows.append((key, str(report[key])))
     return rows
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key}: {_text(inner)}' for key, inner in value.items())})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def port(parsed: Parsed) -> int:
