@@ -68,9 +68,10 @@ class Keeper:
 
     def _gone(self, error: OSError) -> StateError:
         name = self._folder.name or self._folder.id
+        refused = error.errno == errno.ECONNREFUSED  # nobody listens there any more
         return StateError(
             f"sandbox {name} is not running",
-            cause=(error.strerror or str(error)).lower(),
+            cause="it has ended" if refused else (error.strerror or str(error)).lower(),
             hint=f"see how it ended with: sbx inspect {self._folder.id}",
         )
 
@@ -99,7 +100,12 @@ class Keeper:
             poller = select.poll()
             poller.register(self._socket.fileno(), select.POLLIN)
             if not poller.poll(_ANSWER_S * 1000):
-                raise TimeoutError(errno.ETIMEDOUT, "its launcher does not answer")
+                pid = self._folder.description.pid
+                raise StateError(
+                    f"sandbox {self._folder.name} does not answer",
+                    cause=f"its launcher, process {pid}, has said nothing for {_ANSWER_S:.0f} s",
+                    hint=f"if somebody has stopped that: kill -CONT {pid}",
+                )
             data, ancillary, _, _ = self._socket.recvmsg(
                 _REPLY.size, _socket.CMSG_SPACE(4 * _PLACES), _socket.MSG_CMSG_CLOEXEC
             )

@@ -443,6 +443,28 @@ def test_a_reused_pid_is_not_taken_for_the_launcher() -> None:
 
 
 @pytest.mark.usefixtures("base")
+def test_a_launcher_that_is_stopped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr("sandbox.runtime.keeper._ANSWER_S", 0.01)
+    ticks = registry.start_ticks(os.getpid())
+    folder, lock = registry.claim(described("one", pid=os.getpid(), started_ticks=ticks))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        control.bind(f"/proc/self/fd/{folder.fd}/control")
+        control.listen(1)
+        with Keeper(folder) as keeper:
+            for ask in (keeper.kill, keeper.namespaces, keeper.input, keeper.thaw):
+                with pytest.raises(StateError, match="does not answer") as failed:
+                    ask()
+        assert str(os.getpid()) in failed.value.cause
+    with pytest.raises(StateError, match="is not running") as failed:
+        Keeper(folder)
+    assert failed.value.cause == "it has ended"
+    os.close(lock)
+    folder.close()
+
+
+@pytest.mark.usefixtures("base")
 def test_the_end_of_a_process_with_a_reused_pid_is_not_waited_for() -> None:
     folder, lock = registry.claim(described("one", pid=os.getpid(), started_ticks=1))
     ending = Ending(folder)
