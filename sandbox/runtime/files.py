@@ -180,7 +180,10 @@ class Files:
         self._send(marshal.dumps(whole), *fds)
 
     def _end(self, what: str) -> object:
-        data = self._control.recv(_ANSWER_BYTES)
+        try:
+            data = self._control.recv(_ANSWER_BYTES)
+        except ConnectionResetError:
+            data = b""
         if not data:
             raise self._broken()
         answer = marshal.loads(data)  # noqa: S302 (from our own process)

@@ -238,20 +238,24 @@ def _receive(control: _socket.socket) -> tuple[bytes, list[int]]:
     return data, fds
 
 
-def _end_with(control: int, thread: int) -> None:
-    """End when the other side goes, also in the middle of a request: what is half made goes too."""
+def _watch(control: int, worker: int) -> int:
+    """End `worker` when the other side goes, also in the middle of a request: what is half made
+    goes too. A thread of the worker's would count among the sandbox's processes (RLIMIT_NPROC)."""
+    death = os.pidfd_open(worker)
     poller = select.poll()
     poller.register(control, 0)
+    poller.register(death, select.POLLIN)
     poller.poll()
-    signal.pthread_kill(thread, signal.SIGINT)
-    poller = select.poll()
-    poller.poll(_LINGER_S * 1000)
-    os._exit(1)
+    poller.unregister(control)
+    signal.pidfd_send_signal(death, signal.SIGINT)
+    if not poller.poll(_LINGER_S * 1000):
+        signal.pidfd_send_signal(death, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    return 0
 
 
 def main() -> int:
     """Serve the socket that is descriptor 0, until its end."""
-    import _thread
     import resource
 
     os.closerange(3, 1 << 20)
@@ -259,11 +263,12 @@ def main() -> int:
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     control = _socket.socket(fileno=0)
+    if worker := os.fork():
+        return _watch(0, worker)
     _, (root, namespace) = _receive(control)
     _join(namespace)
     os.close(namespace)
     inside = _Inside(root)
-    _thread.start_new_thread(_end_with, (0, _thread.get_ident()))
     try:
         while True:
             data, fds = _receive(control)

@@ -20,6 +20,7 @@ from sandbox.errors import (
     SandboxIsADirectory,
     SandboxNotADirectory,
     SandboxPermissionError,
+    SbxError,
     StateError,
 )
 from sandbox.runtime.files import Bounds, Files, copy_in, copy_out, read_file, write_file
@@ -486,6 +487,40 @@ def test_a_paused_sandbox_is_read_and_a_dead_one_is_not(rootfs: Path) -> None:
                 files.read("/tmp/x")
         with pytest.raises(StateError):
             read_file(box, "/tmp/x")
+
+
+FILLING = """
+import os, time
+try:
+    while os.fork():
+        pass
+except OSError:
+    open("/tmp/full", "w").write("full")
+time.sleep(1000)
+"""
+
+
+def test_files_are_copied_where_no_further_process_fits(debian: Path) -> None:
+    with (
+        living(debian, "python3", "-c", FILLING, resources={"pids": 16}) as box,
+        Files(box) as early,
+    ):
+        deadline = time.monotonic() + 60
+        while not early.mode("/tmp/full"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert early.read("/tmp/full") == b"full"
+        with Files(box) as late:
+            assert late.read("/tmp/full") == b"full"
+
+
+def test_what_works_inside_can_be_killed_by_others(box: Folder) -> None:
+    with Files(box) as files:
+        assert files.mode("/tmp")
+        pid = files._pid
+        os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text()), signal.SIGKILL)
+        with pytest.raises(SbxError, match="cannot reach the files"):
+            files.mode("/tmp")
 
 
 def test_a_copy_that_is_killed_leaves_nothing(sbx: Sbx, rootfs: Path) -> None:
