@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from socket import AF_INET, AF_INET6, inet_pton
 
-from sandbox.services.network.user.account import text_of
+from sandbox.policy.egress import show_address
 from sandbox.services.network.user.egress import Verdict
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ class Listed:
 
     def judge(self, address: bytes, port: int, protocol: str) -> Verdict:
         del protocol
-        place = text_of(address)
+        place = show_address(address)
         target = address
         if address == self._site.gateway4:
             place, target = "gateway", b"\x7f\0\0\1"

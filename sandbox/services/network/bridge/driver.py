@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from sandbox.errors import SetupError
+from sandbox.policy.egress import show_address
 from sandbox.services.network import Network
 from sandbox.services.network.bridge import definitions, links, names, upkeep
 from sandbox.services.network.bridge.definitions import DEFAULT, Gate
 from sandbox.services.network.bridge.leases import drop, take
 from sandbox.services.network.bridge.ports import choose_ports
 from sandbox.services.network.bridge.shaping import Shape, shape
-from sandbox.services.network.bridge.subnets import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class Bridged(Network):
 def _files(lease: Lease) -> tuple[tuple[str, bytes], ...]:
     own = " ".join(lease.names)
     addresses = [each for each in (lease.address4, lease.address6) if each]
-    hosts = "".join(f"{shown(each)} {own}\n" for each in addresses)
-    resolver = f"nameserver {shown(lease.network.gateways[0])}\n"
+    hosts = "".join(f"{show_address(each)} {own}\n" for each in addresses)
+    resolver = f"nameserver {show_address(lease.network.gateways[0])}\n"
     return ("/etc/hosts", hosts.encode()), ("/etc/resolv.conf", resolver.encode())
 
 

@@ -14,8 +14,9 @@ import time
 from sandbox.errors import HostError, SetupError
 from sandbox.linux import netlink, nftables
 from sandbox.linux.programs import find_program, run_program
+from sandbox.policy.egress import show_address
 from sandbox.services.network.bridge.egress import ECHO, NUMBERS, REJECT, chain, has_host
-from sandbox.services.network.bridge.subnets import EVERYWHERE, shown
+from sandbox.services.network.bridge.subnets import EVERYWHERE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def _base(name: str, kind: str, hook: str, priority: int, rules: Iterable[str]) 
 def _own(network: Definition) -> list[tuple[str, str, str]]:
     """(family, subnet, gateway) of each family."""
     v6 = network.v6
-    found = [("ip", network.subnet4, shown(network.v4.address(1)))]
-    return found + ([("ip6", network.subnet6, shown(v6.address(1)))] if v6 else [])
+    found = [("ip", network.subnet4, show_address(network.v4.address(1)))]
+    return found + ([("ip6", network.subnet6, show_address(v6.address(1)))] if v6 else [])
 
 
 def _guard(networks: Sequence[Definition], bridges: str) -> list[str]:
@@ -141,7 +142,7 @@ def _jumps(leases: Sequence[Lease], *families: str) -> list[str]:
 
 def _addresses(lease: Lease) -> list[tuple[str, str]]:
     six = lease.address6
-    return [("ip", shown(lease.address4)), *([("ip6", shown(six))] if six else [])]
+    return [("ip", show_address(lease.address4)), *([("ip6", show_address(six))] if six else [])]
 
 
 def _chain(lease: Lease) -> str:

@@ -14,7 +14,7 @@ import select
 import sys
 
 from sandbox.errors import SetupError
-from sandbox.services.network.bridge.subnets import shown
+from sandbox.policy.egress import show_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _listen(address: bytes, kind: int) -> _socket.socket:
     try:
         if kind == _socket.SOCK_STREAM:
             made.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        made.bind((shown(address), PORT))
+        made.bind((show_address(address), PORT))
         if kind == _socket.SOCK_STREAM:
             made.listen(64)
     except OSError:

@@ -6,10 +6,10 @@ import _socket
 import errno
 
 from sandbox.errors import HostError, PolicyError
-from sandbox.policy.egress import parse_publish
+from sandbox.policy.egress import parse_publish, show_address
 from sandbox.services.network.bridge.definitions import load_all
 from sandbox.services.network.bridge.leases import Published, living
-from sandbox.services.network.bridge.subnets import EVERYWHERE, shown
+from sandbox.services.network.bridge.subnets import EVERYWHERE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def choose_ports(network: Definition, texts: Sequence[str]) -> tuple[Published, 
 
 
 def _ports(wish: Publish, taken: Sequence[Published]) -> list[Published]:
-    address = shown(wish.address)
+    address = show_address(wish.address)
     if wish.low:
         span = range(wish.high - wish.low + 1)
         wanted = [Published(address, wish.low + n, wish.inner + n, wish.protocol) for n in span]

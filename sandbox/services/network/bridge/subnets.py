@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from _socket import AF_INET, AF_INET6, inet_pton
 
+from sandbox.policy.egress import show_address
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ _POOL, _POOL_PREFIX = "10.73.0.0/16", 24
 _MAC = b"\x02\x73"  # locally administered
 
 
-EVERYWHERE = (inet_ntop(AF_INET, bytes(4)), inet_ntop(AF_INET6, bytes(16)))
+EVERYWHERE = (show_address(bytes(4)), show_address(bytes(16)))
 """What stands for all addresses of the host."""
 
 
@@ -35,7 +36,7 @@ class Subnet(Record):
     @property
     def text(self) -> str:
         """As 10.73.0.0/24."""
-        return f"{shown(self.base)}/{self.prefix}"
+        return f"{show_address(self.base)}/{self.prefix}"
 
     @property
     def last(self) -> int:
@@ -50,11 +51,6 @@ class Subnet(Record):
             return False
         mine, others = (int.from_bytes(each.base, "big") >> bits for each in (self, other))
         return mine == others
-
-
-def shown(address: bytes) -> str:
-    """An address as text."""
-    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
 def parse_address(text: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from sandbox.errors import HostError, PolicyError, SbxError, StateError
+from sandbox.policy.egress import show_address
 from sandbox.services.network.bridge import firewall, links, names, settings
 from sandbox.services.network.bridge.definitions import (
     DEFAULT,
@@ -21,7 +22,6 @@ from sandbox.services.network.bridge.subnets import (
     check_subnet,
     free_subnet,
     local_subnet,
-    shown,
 )
 
 TYPE_CHECKING = False
@@ -273,7 +273,7 @@ def describe(network: Definition) -> dict[str, object]:
     ours = bridge is not None and bridge.alias == links.alias(network)
     found: dict[str, object] = {
         **dict(network),
-        "gateways": [shown(each) for each in network.gateways],
+        "gateways": [show_address(each) for each in network.gateways],
         "up": ours,
     }
     sandboxes = []
@@ -284,7 +284,7 @@ def describe(network: Definition) -> dict[str, object]:
                 {
                     "name": lease.names[0] if lease.names else "",
                     "aliases": list(lease.names[1:]),
-                    "addresses": [shown(each) for each in addresses],
+                    "addresses": [show_address(each) for each in addresses],
                     "mac": lease.mac.hex(":"),
                     "link": lease.link,
                     "published": [dict(port) for port in lease.ports],

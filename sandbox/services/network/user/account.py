@@ -6,7 +6,7 @@ sandbox cannot make its report long. Addresses are bytes (4 or 16, network order
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_ntop
+from sandbox.policy.egress import show_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Account:
         """The policy did not let something out; `rule` names what decided."""
         key = (protocol, address, port, rule, name[:NAME_MAX])
         if self.tell is not None and key not in self._denied and len(self._denied) < self._rows:
-            self.tell(f"denied: {protocol} {text_of(address)} {port} {name[:NAME_MAX]} ({rule})")
+            self.tell(
+                f"denied: {protocol} {show_address(address)} {port} {name[:NAME_MAX]} ({rule})"
+            )
         if key in self._denied or len(self._denied) < self._rows:
             self._denied[key] = self._denied.get(key, 0) + 1
         else:
@@ -96,7 +98,7 @@ class Account:
             "denied": [
                 {
                     "protocol": protocol,
-                    "address": text_of(address),
+                    "address": show_address(address),
                     "port": port,
                     "name": name,
                     "rule": rule,
@@ -134,13 +136,8 @@ class Account:
 def _rows(table: dict[tuple[str, bytes, int], Destination], *, named: bool) -> list[dict[str, Any]]:
     rows = []
     for (protocol, address, port), counters in table.items():
-        row: dict[str, Any] = {"protocol": protocol, "address": text_of(address), "port": port}
+        row: dict[str, Any] = {"protocol": protocol, "address": show_address(address), "port": port}
         if named:
             row["name"] = counters.name
         rows.append(row | counters.as_dict())
     return rows
-
-
-def text_of(address: bytes) -> str:
-    """The usual text of 4 or 16 bytes of an address."""
-    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
