@@ -1,8 +1,8 @@
 """What `sbx run` and `sbx explain` accept.
 
-An option's `read` turns its text into
-settings of the policy; options without one steer the run itself and are read by name. Values
-are applied in the order of the table, whatever the order on the command line.
+An option's `read` turns its text into settings of the policy; options without one steer the run
+itself and are read by name. Values are applied in the order of the table, whatever the order on
+the command line.
 """
 
 from __future__ import annotations

@@ -241,7 +241,8 @@ def remove(name: str) -> None:
         forget(name)
         return
     if network is None:
-        find(name) if name != DEFAULT else None
+        if name != DEFAULT:
+            find(name)  # which says what there is instead
         return
     try:
         take_down(network)
