@@ -438,7 +438,8 @@ def find(word: str, *, damaged: bool = False) -> Folder:
 
 def sweep() -> list[str]:
     """Remove what nobody needs: dead sandboxes that were to remove themselves or never lived, all
-    of earlier boots, and what others left half made or half removed. Returns what was removed."""
+    of earlier boots, and what others left half made or half removed. Returns what was removed,
+    without those that ended in the background and were to go then."""
     base, removed, boot = state_dir(), [], boot_id()
     for identity in ids():
         if _locked(f"{base}/{identity}/lock"):
@@ -448,7 +449,8 @@ def sweep() -> list[str]:
             continue
         known = folder.description
         needless = known.auto_remove or not known.pid or known.boot_id != boot
-        if needless and folder.remove() and known.pid:
+        as_asked = known.auto_remove and known.detached  # nobody of ours is there at its end
+        if needless and folder.remove() and known.pid and not as_asked:
             removed.append(folder.path)
         folder.close()
     try:

@@ -263,6 +263,14 @@ def test_what_an_earlier_boot_left_goes(base: Path) -> None:
         folder.close()
 
 
+def test_one_in_the_background_that_was_to_go_does_so_without_a_word(base: Path) -> None:
+    asked, killed = dead(auto_remove=True, detached=True), dead(auto_remove=True)
+    assert registry.sweep() == [killed.path]
+    assert entries(base) == []
+    for folder in (asked, killed):
+        folder.close()
+
+
 def test_sweeping_takes_nothing_from_those_that_start(base: Path) -> None:
     """Whoever cleans up while others start, end and go removes what is dead, and that alone."""
 
