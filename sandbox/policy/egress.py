@@ -184,6 +184,31 @@ def special(address: bytes) -> Place | None:
     return None
 
 
+def special_within(network: bytes, bits: int) -> list[tuple[bytes, int]]:
+    """What a rule of a network does not mean: the special places in it, none within another.
+
+    Those that carry special IPv4 addresses too, where the network is of such addresses alone; in
+    a wider one all of 6to4.
+    """
+    found = [(place.network, place.bits) for place in PLACES]
+    for prefix, width, start in _CARRIERS:
+        if within(network, prefix, width):
+            end = prefix[start + 4 :]
+            found += [
+                (prefix[:start] + place.network + end, 8 * start + place.bits)
+                for place in PLACES
+                if len(place.network) == 4
+            ]
+        else:
+            found.append((prefix, width))
+    found = [each for each in found if each[1] > bits and within(each[0], network, bits)]
+    return [
+        each
+        for each in found
+        if not any(wide[1] < each[1] and within(each[0], *wide) for wide in found)
+    ]
+
+
 # -- names
 
 

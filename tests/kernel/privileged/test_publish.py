@@ -141,7 +141,8 @@ def test_private_addresses_are_not_public(host: Host) -> None:
     host("ip", "route", "add", "169.254.169.254/32", "dev", "wan0")
     host.world.serve(ECHO, 8080)
     for address in ("10.9.0.2", "169.254.169.254"):
-        assert ask(host, address, 8080) in REFUSED
+        for rules in ("public", "0.0.0.0/0"):
+            assert ask(host, address, 8080, options=("--allow", rules)) in REFUSED
         assert ask(host, address, 8080, options=("--allow", address)) == HOST4
 
 

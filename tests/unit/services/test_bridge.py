@@ -20,6 +20,7 @@ from sandbox.services.network.bridge.subnets import (
     free_subnet,
     local_subnet,
     mac_address,
+    parse_address,
     parse_subnet,
 )
 
@@ -156,6 +157,34 @@ def test_denials_come_first_and_names_have_sets() -> None:
     assert lines[4].startswith("ct original ip daddr @of_a0_ip ")
     late = egress.chain("of", ("a.example",), (), (), learned, 100.0)
     assert late[0] == "set of_a0_ip { type ipv4_addr; flags timeout; }"
+
+
+def _opened(*allow: str, learned: tuple[egress.Learned, ...] = ()) -> str:
+    return "\n".join(egress.chain("of", allow, (), (), learned, 10.0))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "10.1.2.3", "192.168.0.1", "127.0.0.1", "fd00:ec2::254", "fe80::1"],
+)
+def test_no_name_opens_what_is_not_public(address: str) -> None:
+    """Its owner may have it lead anywhere; a denial takes all that it leads to."""
+    learned = egress.Learned("a.example", parse_address(address), 60.0)
+    assert address not in _opened("a.example", learned=(learned,))
+    assert address in "\n".join(egress.chain("of", (), ("a.example",), (), [learned], 10.0))
+
+
+def test_a_wide_network_does_not_mean_the_special_ones_within_it() -> None:
+    everything = _opened("0.0.0.0/0")
+    for text in ("10.0.0.0/8", "192.168.0.0/16", "169.254.0.0/16", "168.63.129.16/32"):
+        assert text in everything.partition("ct original ip daddr != {")[2]
+    link_local = "ct original ip daddr 169.254.0.0/16 ct original ip daddr != { 169.254.169.254/32,"
+    assert link_local in _opened("169.254.0.0/16")
+    assert "!=" not in _opened("10.0.0.0/8")
+    assert "!=" not in _opened("169.254.169.254")
+    assert "ct original ip6 daddr 2000::/3 ct original ip6 daddr != {" in _opened("[::]/0")
+    assert "fd00:ec2::254/128" in _opened("[fc00::]/7")
+    assert "64:ff9b::a00:0/104" in _opened("[64:ff9b::]/96")
 
 
 def test_nothing_up_is_no_table() -> None:

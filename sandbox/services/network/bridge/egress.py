@@ -7,7 +7,15 @@ known before somebody asks: each rule with a name has sets, which the name serve
 
 from __future__ import annotations
 
-from sandbox.policy.egress import PLACES, PORT_MAX, parse_rule, show_address, within
+from sandbox.policy.egress import (
+    PLACES,
+    PORT_MAX,
+    parse_rule,
+    show_address,
+    special,
+    special_within,
+    within,
+)
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -22,6 +30,7 @@ NUMBERS = {"tcp": 6, "udp": 17}
 
 ECHO = "1, 58"  # ICMP, ICMPv6
 _FAMILIES = (("ip", "ipv4_addr", 4), ("ip6", "ipv6_addr", 16))
+_PUBLIC6 = b"\x20" + bytes(15)  # 2000::/3: all that was ever given to the public
 _CARRIERS6 = "2002::/16"  # 6to4: holds IPv4 addresses of every kind
 
 
@@ -58,10 +67,14 @@ def chain(
     for texts, verdict in ((deny, REJECT), (allow, "accept")):
         for number, text in enumerate(texts):
             rule = parse_rule(text)
-            label = f"{name}_{'d' if verdict == REJECT else 'a'}{number}"
+            opens = verdict != REJECT
+            label = f"{name}_{'a' if opens else 'd'}{number}"
             if rule.kind in ("name", "below"):
-                sets += _sets(label, [each for each in known if each.rule == text], now_s)
-            rules += [f"{to} {_ports(rule)} {verdict}" for to in _places(rule, label, gateways)]
+                # Who owns a name decides where it leads, also to what is private.
+                led = [e for e in known if e.rule == text and not (opens and special(e.address))]
+                sets += _sets(label, led, now_s)
+            places = _places(rule, label, gateways, opens=opens)
+            rules += [f"{to} {_ports(rule)} {verdict}" for to in places]
     return [*sets, f"chain {name} {{", *rules, REJECT, "}"]
 
 
@@ -73,18 +86,31 @@ def _sets(label: str, known: Sequence[Learned], now_s: float) -> Iterator[str]:
         yield f"set {label}_{family} {{ type {kind}; flags timeout;{elements} }}"
 
 
-def _places(rule: Rule, label: str, gateways: Sequence[bytes]) -> Iterator[str]:
+def _places(rule: Rule, label: str, gateways: Sequence[bytes], *, opens: bool) -> Iterator[str]:
     """One match for each family that the rule has."""
     for family, _, size in _FAMILIES:
         to = f"ct original {family} daddr"
         if rule.kind in ("name", "below"):
             yield f"{to} @{label}_{family}"
         elif rule.kind == "network" and len(rule.network) == size:
-            yield f"{to} {show_address(rule.network)}/{rule.bits}"
+            yield f"{to} {_network(rule, to) if opens else _shown(rule.network, rule.bits)}"
         elif rule.kind == "host":
             yield from (f"{to} {show_address(each)}" for each in gateways if len(each) == size)
         elif rule.kind == "public":
             yield f"{to} {_public(size)}"
+
+
+def _shown(network: bytes, bits: int) -> str:
+    return f"{show_address(network)}/{bits}"
+
+
+def _network(rule: Rule, to: str) -> str:
+    """A network without the special places in it: each is to be written down."""
+    network, bits = rule.network, rule.bits
+    if len(network) == 16 and bits < 3 and within(_PUBLIC6, network, bits):
+        network, bits = _PUBLIC6, 3
+    others = ", ".join(_shown(*place) for place in special_within(network, bits))
+    return _shown(network, bits) + (f" {to} != {{ {others} }}" if others else "")
 
 
 def _public(size: int) -> str:
