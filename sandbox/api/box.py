@@ -31,6 +31,10 @@ class _Known:
 
     _held: Held
 
+    def __repr__(self) -> str:
+        known = self._held.known
+        return f"<{type(self).__name__}: {known or 'not running'}>"
+
     @property
     def id(self) -> str:
         """Its id, as `sbx ps` shows it."""

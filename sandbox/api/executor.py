@@ -11,7 +11,7 @@ from sandbox.api.plain import loads
 from sandbox.api.policy import Policy
 from sandbox.api.run import run
 from sandbox.api.wiring import PIPE
-from sandbox.api.wishes import absolute_mount, layer_of, layers_of, overrides
+from sandbox.api.wishes import absolute_mount, layer_of, layers_of, wished
 from sandbox.errors import SbxError, UsageError
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ class SandboxExecutor(Executor):
         trust_results: bool = False,
         **wishes: Unpack[Wishes],
     ) -> None:
-        layer = layer_of("SandboxExecutor", overrides(**wishes))
+        layer = layer_of("SandboxExecutor", wished("SandboxExecutor", wishes))
         self._policy = Policy((*layers_of(policy), layer))
         self._policy.check()
         self._rootfs = rootfs

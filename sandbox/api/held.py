@@ -9,7 +9,7 @@ import weakref
 
 from sandbox.api.call import Call, split_keywords
 from sandbox.api.life import END_WAIT_S, Ends
-from sandbox.api.wishes import overrides, policy_for, words_of
+from sandbox.api.wishes import check_keywords, policy_for, wished, words_of
 from sandbox.errors import StateError, UsageError
 from sandbox.runtime.keeper import Keeper
 from sandbox.runtime.registry import start_ticks
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandbox.api.call import Calling
     from sandbox.api.life import Connecting
     from sandbox.api.popen import Begin
-    from sandbox.api.wishes import PolicyRef, Wishes, Word
+    from sandbox.api.wishes import PolicyRef, Wishes, Word, check_keywords
     from sandbox.policy import model
     from sandbox.runtime.enter import Command
     from sandbox.runtime.orders import Orders
@@ -56,7 +56,7 @@ class Held:
     def __init__(
         self, origin: str, rootfs: Word, policy: PolicyRef, name: str, wishes: Wishes
     ) -> None:
-        self._policy: model.Policy | None = policy_for(origin, policy, overrides(**wishes))
+        self._policy: model.Policy | None = policy_for(origin, policy, wished(origin, wishes))
         self._task = Task(os.fspath(rootfs), ("idle",), name)
         self._folder: Folder | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -76,6 +76,11 @@ class Held:
     def is_new(self) -> bool:
         """Whether it has yet to be started."""
         return self._policy is not None and self._folder is None and self._finalizer is None
+
+    @property
+    def known(self) -> str:
+        """Its name, "" before its start and after `close`."""
+        return self._folder.name if self._folder else ""
 
     @property
     def folder(self) -> Folder:
@@ -119,6 +124,7 @@ class Held:
         known: Any = keywords
         own: Any
         calling, own = split_keywords(known)
+        check_keywords("Sandbox.run", own, _ENTERING)
         call = Call(words_of(argv), **calling)
         command = self._command(call.words, **own)
         connection = Connection(
@@ -138,6 +144,7 @@ class Held:
 
         own: Any = {key: value for key, value in keywords.items() if key not in _CONNECTING}
         connecting: Any = {key: value for key, value in keywords.items() if key in _CONNECTING}
+        check_keywords("Sandbox.popen", own, _ENTERING)
         words = words_of(argv)
         command, folder = self._command(words, **own), self.folder
 
@@ -179,6 +186,9 @@ class Held:
             grace_s=process.grace if process else 0.0,
             output_limit=process.output_limit if process else 0,
         )
+
+
+_ENTERING = frozenset(Held._command.__kwdefaults__ or ())
 
 
 def _end(folder: Folder, process: int) -> None:

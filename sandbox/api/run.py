@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from sandbox.api.call import Call, split_keywords
-from sandbox.api.wishes import overrides, policy_for, words_of
+from sandbox.api.wishes import policy_for, wished, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,5 +88,5 @@ def understand(
     """What is wanted and what to run. Raises SbxError for bad arguments."""
     from sandbox.runtime.task import Task
 
-    wanted = policy_for(origin, policy, overrides(**wishes))
+    wanted = policy_for(origin, policy, wished(origin, wishes))
     return wanted, Task(os.fspath(rootfs), words, name, None, tuple(pass_fds))

@@ -141,6 +141,22 @@ def layers_of(policy: PolicyRef) -> list[Layer]:
     return load_policy(os.fspath(policy))
 
 
+_WISHES = frozenset(overrides.__kwdefaults__ or ())
+
+
+def check_keywords(origin: str, given: Iterable[str], known: frozenset[str]) -> None:
+    """Raises TypeError for a keyword that `origin`, which the caller called, does not know."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{origin}() got an unexpected keyword argument {name!r}")
+
+
+def wished(origin: str, wishes: Wishes) -> dict[str, dict[str, Any]]:
+    """The content of a policy for the keywords of a call of `origin`. Raises TypeError."""
+    check_keywords(origin, wishes, _WISHES)
+    return overrides(**wishes)
+
+
 def policy_for(origin: str, policy: PolicyRef, sections: dict[str, dict[str, Any]]) -> model.Policy:
     """The policy with the caller's wishes on top. Raises PolicyError."""
     from sandbox.policy.merge import build_policy

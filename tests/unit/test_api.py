@@ -362,6 +362,31 @@ def test_mounts_are_no_strings(tmp_path: Path) -> None:
     assert "sandbox.Mount(" in caught.value.hint
 
 
+def test_an_unknown_keyword_names_what_was_called(tmp_path: Path) -> None:
+    box = sandbox.Sandbox(rootfs=tmp_path)
+    calls: dict[str, Any] = {
+        "sandbox.run": lambda **more: sandbox.run(["ls"], rootfs=tmp_path, **more),
+        "sandbox.Popen": lambda **more: sandbox.Popen(["ls"], rootfs=tmp_path, **more),
+        "sandbox.Sandbox": lambda **more: sandbox.Sandbox(rootfs=tmp_path, **more),
+        "SandboxExecutor": lambda **more: sandbox.SandboxExecutor(rootfs=tmp_path, **more),
+        "Sandbox.run": lambda **more: box.run(["ls"], **more),
+        "Sandbox.popen": lambda **more: box.popen(["ls"], **more),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError) as caught:
+            call(polcy="strict")
+        assert str(caught.value) == f"{name}() got an unexpected keyword argument 'polcy'"
+
+
+def test_a_sandbox_is_shown_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert repr(sandbox.Sandbox(rootfs=tmp_path)) == "<Sandbox: not running>"
+    folder, lock = claim(Description("0123456789ab", "box", 0.0, "", "/", ("true",), "strict"))
+    assert repr(sandbox.Sandbox.find("box")) == "<Sandbox: box>"
+    os.close(lock)
+    folder.close()
+
+
 def test_a_timeout_is_that_of_subprocess_too() -> None:
     error = sandbox.TimeoutExpired("it was ended", ["a", "b"], 2.5, stdout=b"x", stderr=b"y")
     made: tuple[Any, ...] = (error, pickle.loads(pickle.dumps(error)))  # noqa: S301 (ours)
