@@ -25,8 +25,8 @@ _NESTED = 0x8000
 _ERROR, _DONE = 2, 3
 
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
-NEWADDR, DELADDR, GETADDR = 20, 21, 22
-NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+NEWADDR = 20
+NEWROUTE, GETROUTE = 24, 26
 NEWRULE = 32
 
 LOOPBACK = 1
@@ -200,11 +200,6 @@ def dump_links() -> bytes:
     return message(GETLINK, REQUEST | DUMP, _LINK.pack(0, 0, 0, 0, 0))
 
 
-def dump_addresses(family: int = 0) -> bytes:
-    """Ask for all addresses."""
-    return message(GETADDR, REQUEST | DUMP, _ADDRESS.pack(family, 0, 0, 0, 0))
-
-
 def dump_routes(family: int = 0) -> bytes:
     """Ask for all routes."""
     return message(GETROUTE, REQUEST | DUMP, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
@@ -295,7 +290,7 @@ def ask(protocol: int, batch: bytes, *, over: int = -1) -> list[tuple[int, bytes
     whose `filename` is the kernel's own explanation where it gives one.
     """
     left = acknowledged(batch)
-    asking = (GETLINK, GETADDR, GETROUTE)  # DUMP is what other flags mean to other kinds
+    asking = (GETLINK, GETROUTE)  # DUMP is what other flags mean to other kinds
     dumping = any(kind in asking and flags & DUMP for kind, flags in _headers(batch))
     found: list[tuple[int, bytes]] = []
     fd = os.dup(over) if over >= 0 else None

@@ -30,7 +30,7 @@ NETWORK, TRANSPORT = 1, 2  # payload bases
 
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _BEGIN, _END = 16, 17  # NFNL_MSG_BATCH_*
-_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 1, 2, 3, 6
+_NEWTABLE, _GETTABLE, _NEWCHAIN, _NEWRULE = 0, 1, 3, 6
 _FIRST, _SECOND = 8, 9  # NFT_REG32_00, NFT_REG32_01
 _VERDICT = 0
 _GENERIC = Struct(">BBH")
@@ -61,11 +61,6 @@ def table(family: int, name: str) -> bytes:
 def get_table(family: int, name: str) -> bytes:
     """Ask for a table by its name."""
     return _message(_GETTABLE, 0, family, text(1, name))
-
-
-def delete_table(family: int, name: str) -> bytes:
-    """Remove a table with all that is in it."""
-    return _message(_DELTABLE, 0, family, text(1, name))
 
 
 def chain(
@@ -100,11 +95,6 @@ def load_payload(base: int, offset: int, length: int) -> bytes:
     """Load bytes of a header."""
     parts = (_be32(1, _FIRST), _be32(2, base), _be32(3, offset), _be32(4, length))
     return _expression("payload", *parts)
-
-
-def load_state() -> bytes:
-    """Load the state of the packet's connection, as a mask in the machine's order."""
-    return _expression("ct", _be32(1, _FIRST), _be32(2, 0))  # NFT_CT_STATE
 
 
 def mask(bits: bytes) -> bytes:
@@ -163,14 +153,3 @@ def transparent(family: int, address: bytes, port: int) -> tuple[bytes, bytes, b
 def masquerade() -> bytes:
     """Give the packet the address of the interface it leaves by; in a nat chain."""
     return _expression("masq")
-
-
-def destination_nat(family: int, address: bytes, port: int = 0) -> tuple[bytes, ...]:
-    """Send the packet somewhere else; in a nat chain. `port` 0 keeps it."""
-    after = _FIRST + (len(address) + 3) // 4
-    parts = [_be32(1, 1), _be32(2, family), _be32(3, _FIRST)]  # NFT_NAT_DNAT, family, REG_ADDR_MIN
-    loads = [_immediate(_FIRST, address)]
-    if port:
-        loads.append(_immediate(after, port.to_bytes(2, "big")))
-        parts.append(_be32(5, after))  # NFTA_NAT_REG_PROTO_MIN
-    return (*loads, _expression("nat", *parts))

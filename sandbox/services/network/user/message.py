@@ -133,12 +133,6 @@ def shown(name: bytes) -> str:
     return ".".join(labels) or "."
 
 
-def wire_of(text: str) -> bytes:
-    """The wire form of a canonical name."""
-    parts = (bytes([len(label)]) + label.encode("ascii") for label in text.split("."))
-    return b"".join(parts) + b"\0"
-
-
 # -- what goes to a name server
 
 

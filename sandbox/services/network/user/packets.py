@@ -42,7 +42,6 @@ _TCP = struct.Struct("!HHIIBBHHH")
 NO_ROUTE = (3, 0), (1, 0)
 NO_HOST = (3, 1), (1, 3)
 NO_PORT = (3, 3), (1, 4)
-NO_PROTOCOL = (3, 2), (4, 1)
 PROHIBITED = (3, 13), (1, 1)
 
 _KINDS = {
