@@ -21,10 +21,10 @@ from sandbox.linux.netlink import (
 
 INET, IPV4, IPV6 = 1, 2, 10  # NFPROTO_*
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)  # NF_INET_*
-DSTNAT, MANGLE, FILTER, SRCNAT = -100, -150, 0, 100  # the usual priorities
+MANGLE, FILTER = -150, 0  # the usual priorities
 DROP, ACCEPT = 0, 1
 EQ, NEQ, LT, LTE, GT, GTE = range(6)  # NFT_CMP_*
-META_MARK, META_IIF, META_OIF, META_IIFNAME, META_OIFNAME = 3, 4, 5, 6, 7
+META_MARK, META_IIF, META_OIF = 3, 4, 5
 META_NFPROTO, META_L4PROTO = 15, 16
 NETWORK, TRANSPORT = 1, 2  # payload bases
 
@@ -113,11 +113,6 @@ def matches(loaded: bytes, value: bytes, way: int = EQ) -> tuple[bytes, bytes]:
     return loaded, compare(way, value)
 
 
-def interface(name: str) -> bytes:
-    """The value of META_IIFNAME and META_OIFNAME."""
-    return name.encode().ljust(16, b"\0")
-
-
 def set_mark(mark: int) -> tuple[bytes, bytes]:
     """Mark the packet."""
     value = mark.to_bytes(4, "little")  # the machines that sbx knows are little-endian
@@ -134,11 +129,6 @@ def verdict(code: int) -> bytes:
     return _expression("immediate", _be32(1, _VERDICT), data)
 
 
-def count() -> bytes:
-    """Count packets and bytes."""
-    return _expression("counter")
-
-
 def transparent(family: int, address: bytes, port: int) -> tuple[bytes, bytes, bytes]:
     """Give the packet to the IP_TRANSPARENT socket that listens there (NFT_MSG tproxy)."""
     # An IPv6 address takes four registers, so the port stands behind it.
@@ -148,8 +138,3 @@ def transparent(family: int, address: bytes, port: int) -> tuple[bytes, bytes, b
         _immediate(after, port.to_bytes(2, "big")),
         _expression("tproxy", _be32(1, family), _be32(2, _FIRST), _be32(3, after)),
     )
-
-
-def masquerade() -> bytes:
-    """Give the packet the address of the interface it leaves by; in a nat chain."""
-    return _expression("masq")

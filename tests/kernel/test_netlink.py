@@ -79,9 +79,6 @@ talk(nl.NETFILTER, *nf.transaction(
     *(nf.rule(T, "t", "pre", *nf.matches(nf.load_meta(nf.META_NFPROTO), bytes([family])), *tcp,
               *nf.transparent(family, address, 1), nf.verdict(nf.ACCEPT))
       for family, address in ((nf.IPV4, V4), (nf.IPV6, V6))),
-    nf.chain(T, "t", "src", kind="nat", hook=nf.POSTROUTING, priority=nf.SRCNAT),
-    nf.rule(T, "t", "src", *nf.matches(nf.load_meta(nf.META_OIFNAME), nf.interface("lo")),
-            nf.count(), nf.masquerade()),
     nf.chain(T, "t", "f", kind="filter", hook=nf.FORWARD, priority=nf.FILTER, policy=nf.DROP)))
 show("nft", "list", "ruleset")
 """)
@@ -90,7 +87,6 @@ show("nft", "list", "ruleset")
         'oif != "lo" tcp flags != syn / fin,syn,rst,ack meta mark set 0x00000001',
         "meta nfproto ipv4 meta l4proto tcp tproxy ip to 10.0.2.100:1 accept",
         "meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [fd00:73:6278::100]:1 accept",
-        'oifname "lo" counter packets 0 bytes 0 masquerade',
         "type filter hook forward priority filter; policy drop;",
     ):
         assert line in shown, line
