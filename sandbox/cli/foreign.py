@@ -1,4 +1,5 @@
-"""Options of docker, podman and bwrap that `run` lacks or calls otherwise, each with what to do.
+"""Options of docker, podman and bwrap that `run` lacks or calls otherwise, and commands of theirs,
+each with what to do.
 
 The one table of them; a word leaves it when it becomes an option of `options`. Read only when a
 command line is wrong.
@@ -75,6 +76,19 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
 
 FOREIGN = {name: (values, hint) for names, values, hint in _ROWS for name in names.split()}
 
+_AGAIN = "what has ended is not started again: begin a new one with sbx run -d"
+_NO_STORE = "there are no images: unpack one into a folder, or make one with sbx rootfs"
+COMMANDS = {
+    "start": _AGAIN,
+    "restart": f"{_AGAIN}; see --restart",
+    "create": "a sandbox starts when it is made: sbx run -d",
+    "ls": "use sbx ps",
+    "images": _NO_STORE,
+    "pull": _NO_STORE,
+    "build": _NO_STORE,
+    "commit": "use sbx run --persist DIR, which keeps what changes",
+    "diff": "use sbx run --persist DIR, which keeps what changes",
+}
 
 _FOLLOWING = {name: values for name, (values, _hint) in FOREIGN.items()}
 

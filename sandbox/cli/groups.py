@@ -58,7 +58,10 @@ class CommandGroup(_OwnHelp, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args[0] not in known:
-            hint = usage_hint(ctx.command_path, args[0], known)
+            from sandbox.cli.foreign import COMMANDS
+
+            hint = "" if ctx.parent else COMMANDS.get(args[0], "")
+            hint = hint or usage_hint(ctx.command_path, args[0], known)
             raise UsageError(f'no such command "{args[0]}"', hint=hint)
         return super().resolve_command(ctx, args)
 

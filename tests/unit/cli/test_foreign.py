@@ -32,6 +32,15 @@ def test_each_has_its_hint(capsys: pytest.CaptureFixture[str], name: str) -> Non
     assert capsys.readouterr().err == (f'sbx: error: no such option "{name}"\n  hint: {hint}\n')
 
 
+@pytest.mark.parametrize("name", sorted(foreign.COMMANDS))
+def test_each_command_has_its_hint(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main([name, "box"]) == 2
+    hint = foreign.COMMANDS[name]
+    assert capsys.readouterr().err == f'sbx: error: no such command "{name}"\n  hint: {hint}\n'
+    assert main(["policy", name]) == 2
+    assert hint not in capsys.readouterr().err
+
+
 def test_all_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     line = (
         "run --rootfs -Pit --add-host x --shm-size=1g -aX --bind /a /b --nmae=x "
