@@ -187,6 +187,14 @@ def test_a_wide_network_does_not_mean_the_special_ones_within_it() -> None:
     assert "64:ff9b::a00:0/104" in _opened("[64:ff9b::]/96")
 
 
+def test_nobody_is_judged_as_another_sandbox() -> None:
+    """Any program may send from any IPv6 address, but not from another cable's."""
+    lease = Lease(NETWORK, 2, ("one",), allow=("public",))
+    guard = firewall.ruleset([NETWORK], [lease], (True, True)).partition("chain of_")[0]
+    for saddr in ("ip saddr 10.50.0.2", "ip6 saddr fd00:1::2"):
+        assert f'iifname "sbx1" {saddr} ether saddr != {lease.mac.hex(":")} drop' in guard
+
+
 def test_nothing_up_is_no_table() -> None:
     assert firewall.ruleset([], [], (True, True)) == ""
 

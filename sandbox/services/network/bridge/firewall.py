@@ -41,7 +41,7 @@ def ruleset(
     bridges = _set(f'"{each.bridge}"' for each in networks)
     parts = [
         f'table inet {TABLE} {{\ncomment "networks of sbx, see: sbx network ls"',
-        *_guard(networks, bridges),
+        *_guard(networks, leases, bridges),
         *(line for lease in leases if lease.allow for line in _sandbox(lease)),
         *_input(networks, leases, bridges),
         *_forward(networks, leases, bridges, forwarding_before),
@@ -67,8 +67,9 @@ def _own(network: Definition) -> list[tuple[str, str, str]]:
     return found + ([("ip6", network.subnet6, show_address(v6.address(1)))] if v6 else [])
 
 
-def _guard(networks: Sequence[Definition], bridges: str) -> list[str]:
-    """What comes from a sandbox has its address, and never one of the host's loopback."""
+def _guard(networks: Sequence[Definition], leases: Sequence[Lease], bridges: str) -> list[str]:
+    """What comes from a sandbox has an address of its network, and never one that is judged as
+    another sandbox."""
     rules = [f"iifname {bridges} ip daddr 127.0.0.0/8 drop"]
     for network in networks:
         for family, subnet, _ in _own(network):
@@ -76,6 +77,11 @@ def _guard(networks: Sequence[Definition], bridges: str) -> list[str]:
             rules.append(f'iifname "{network.bridge}" {family} saddr != {{ {ours} }} drop')
         if not network.v6:
             rules.append(f'iifname "{network.bridge}" ip6 saddr != {{ fe80::/10, :: }} drop')
+    for lease in leases:
+        # IPV6_FREEBIND gives any program any source; the cable's own address needs a capability.
+        for family, address in _addresses(lease) if lease.allow else ():
+            of = f'iifname "{lease.network.bridge}" {family} saddr {address}'
+            rules.append(f"{of} ether saddr != {lease.mac.hex(':')} drop")
     return _base("guard", "filter", "prerouting", -300, rules)
 
 
