@@ -264,6 +264,8 @@ def parse_rule(text: str) -> Rule:
         raise ValueError(f"must be such as example.org:443, found {quote(text)}")
     if not text.isprintable() or " " in text:
         raise ValueError(f"must not hold spaces or control characters, found {text!a}")
+    if "://" in text:
+        raise ValueError(f"{quote(text)} is a URL; a rule is its host and port: example.org:443")
     place, rest = _split_place(text)
     bits, low, high, protocol = _parse_rest(text, rest)
     ports = f":{_ports(low, high)}" if low else ""

@@ -119,6 +119,7 @@ def test_a_rule_has_one_spelling(written: str, text: str) -> None:
         ("host/udp", "host:PORT"),
         ("*.host", "word of its own"),
         ("public/8", "only an address"),
+        ("https://example.org/", "is a URL"),
     ],
 )
 def test_what_is_wrong_is_said(written: str, word: str) -> None:
