@@ -12,6 +12,8 @@ from sandbox.runtime.signals import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sandbox.runtime.description import Description
     from sandbox.runtime.history import History, Moment
     from sandbox.runtime.logs import Output
@@ -118,7 +120,7 @@ def published(folder: Folder) -> list[dict[str, object]]:
     return found if isinstance(found, list) else []
 
 
-def network_account(folder: Folder) -> dict[str, object] | None:
+def network_account(folder: Folder) -> dict[str, Any] | None:
     """What it has reached so far and what it was refused; None where nobody counts."""
     found = _json(folder, "network")
     if not isinstance(found, dict):

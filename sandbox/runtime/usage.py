@@ -12,7 +12,7 @@ import time
 
 from sandbox.record import Record
 from sandbox.runtime.history import read_history
-from sandbox.runtime.inspect import init_pid
+from sandbox.runtime.inspect import init_pid, network_account
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Usage(Record):
     cached; "pss" counts shared pages in parts, "rss" counts them for each process. CPU time and
     bytes read and written on storage are of all processes there have been where a control group
     counts them, else of those that live and their reaped children. `memory_limit_bytes`,
-    `pids_limit`: None is no limit. Received and sent bytes are of its own network, without the
-    loopback.
+    `pids_limit`: None is no limit. Received and sent bytes are of its own network: what its devices
+    carry but for the loopback, or in `--network user` the payload of TCP and UDP.
     """
 
     at_s: float
@@ -192,8 +192,7 @@ def usage(folder: Folder) -> Usage | None:
         return None
     pids = [process.pid for process in found]
     memory, kind = _memory(found)
-    own_network = folder.description.network != "host"
-    received, sent = _network(pids[-1]) if own_network else (None, None)
+    received, sent = _network(folder, pids[-1])
     seen = Usage(
         at_s=time.monotonic(),
         cpu_s=sum(process.cpu_s + process.reaped_s for process in found),
@@ -271,7 +270,24 @@ def _storage(pids: list[int], key: bytes) -> int | None:
     return sum(known) if known else None
 
 
-def _network(pid: int) -> tuple[int | None, int | None]:
+def _network(folder: Folder, pid: int) -> tuple[int | None, int | None]:
+    """Bytes received and sent."""
+    mode = folder.description.network
+    if mode == "host":
+        return None, None
+    return _carried(folder) if mode == "user" else _by_devices(pid)
+
+
+def _carried(folder: Folder) -> tuple[int | None, int | None]:
+    """Its TCP reaches no device: the process that carries it counts."""
+    account = network_account(folder)
+    if account is None:
+        return None, None
+    rows = [*account["destinations"], *account["published"], account["others"]]
+    return sum(row["received_bytes"] for row in rows), sum(row["sent_bytes"] for row in rows)
+
+
+def _by_devices(pid: int) -> tuple[int | None, int | None]:
     data = _read(f"/proc/{pid}/net/dev")
     if data is None:
         return None, None

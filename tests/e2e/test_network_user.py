@@ -187,6 +187,67 @@ def test_published_ports_lead_inside(sbx: Sbx) -> None:
         started.communicate()
 
 
+def test_published_datagrams_lead_inside(sbx: Sbx) -> None:
+    """Each client has its own answers."""
+    code = (
+        "with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n"
+        "    s.bind(('0.0.0.0', 5353)); shown('ready')\n"
+        "    while True:\n"
+        "        message, peer = s.recvfrom(100)\n"
+        "        s.sendto(peer[0].encode() + b' ' + message.upper(), peer)\n"
+    )
+    words = ("-d", "--network", "user", "-p", "127.0.0.1:0:5353/udp")
+    done = sbx("run", *words, "/", *PYTHON, ASK + code)
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    try:
+        (shown,) = sbx("port", name).stdout.splitlines()
+        port = int(shown.rpartition(":")[2])
+        deadline = time.monotonic() + 30
+        while sbx("logs", name).stdout != "ready\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for number, client in enumerate(clients):
+            client.settimeout(30)
+            client.connect(("127.0.0.1", port))
+            client.send(b"hello %d" % number)
+        for number, client in enumerate(clients):
+            assert client.recv(100) == f"{GATEWAY} HELLO {number}".encode()
+    finally:
+        for client in clients:
+            client.close()
+        assert sbx("rm", "-f", name).returncode == 0
+
+
+def test_stats_count_what_the_process_beside_it_carries(sbx: Sbx) -> None:
+    def swallow(connection: socket.socket, _peer: Any) -> None:
+        left = 100_000
+        while left and (part := connection.recv(min(left, 1 << 16))):
+            left -= len(part)
+        connection.sendall(bytes(30_000))
+
+    code = (
+        "with socket.create_connection(('host', int(sys.argv[1]))) as s:\n"
+        "    s.sendall(bytes(100_000))\n"
+        "    while s.recv(1 << 16): pass\n"
+        "import time; time.sleep(1000)\n"
+    )
+    with serving(swallow) as port:
+        words = ("-d", "--network", "user", "--allow", f"host:{port}")
+        done = sbx("run", *words, "/", *PYTHON, ASK + code, port)
+        assert done.returncode == 0, done.stderr
+        name = done.stdout.strip()
+        try:
+            found, deadline = (0, 0), time.monotonic() + 30
+            while found != (30_000, 100_000) and time.monotonic() < deadline:
+                (row,) = json.loads(sbx("stats", "--no-stream", "--format", "json", name).stdout)
+                found = row["received_bytes"], row["sent_bytes"]
+            assert found == (30_000, 100_000)
+        finally:
+            assert sbx("rm", "-f", name).returncode == 0
+
+
 def test_a_busy_port_is_an_error_before_anything_is_made(sbx: Sbx, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
