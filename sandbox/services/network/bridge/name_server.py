@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import encodings.idna  # noqa: F401 (getaddrinfo needs it, and nothing can be loaded later)
 import os
+import resource
 import socket
 import time
 from select import EPOLLIN
@@ -23,6 +24,7 @@ from sandbox.services.network.bridge.leases import Lease, learn, living, retired
 from sandbox.services.network.bridge.names import LOCK
 from sandbox.services.network.bridge.subnets import parse_address
 from sandbox.services.network.user.account import Account
+from sandbox.services.network.user.asked import Streams
 from sandbox.services.network.user.dns import Resolver
 from sandbox.services.network.user.egress import Egress, Verdict
 from sandbox.services.network.user.loop import Loop
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from sandbox.services.network.user.dns import Known
+
     T = TypeVar("T")
 
 IDLE_S = 10.0
@@ -40,7 +44,7 @@ TTL_MIN_S = 60.0
 GRACE_S = 60.0
 LEARNED_MAX = 256
 _UDP_BYTES = 4096
-_CLIENTS_MAX = 128
+_STREAMS_MAX = 512
 _A_ROUND = 64
 
 
@@ -138,31 +142,20 @@ class Directory:
         self._known, self._leases, self._seen = found, leases, seen
 
 
-class _Client:
-    """One connection: messages with their length before them, answered in any order."""
+class _Asker:
+    """Who has one lease: its rules, its answers, and connections that nobody else can use up."""
 
-    def __init__(self, loop: Loop, talk: socket.socket, who: str, gone: Callable[[], None]) -> None:
-        self.talk = talk
-        self.who = who
-        self.loop = loop
-        self.gone = gone
-        self.input = bytearray()
+    def __init__(
+        self, loop: Loop, lease: Lease, upstreams: tuple[tuple[str, int], ...], known: Known
+    ) -> None:
+        self.lease = lease
+        self.resolver = Resolver(loop, Judge(lease), upstreams, Account(), known=known)
+        self.streams = Streams(loop, self.resolver)
 
     def close(self) -> None:
-        """Forget it; again is harmless."""
-        if self.talk.fileno() >= 0:
-            self.loop.forget(self.talk.fileno())
-            self.talk.close()
-            self.gone()
-
-    def answer(self, message: bytes) -> None:
-        """Send a whole answer or give the client up: it has to read what it asked for."""
-        data = len(message).to_bytes(2, "big") + message
-        try:
-            if self.talk.fileno() >= 0 and self.talk.send(data) != len(data):
-                self.close()
-        except OSError:
-            self.close()
+        """The lease is somebody else's."""
+        self.streams.close()
+        self.resolver.close()
 
 
 class Server:
@@ -171,9 +164,8 @@ class Server:
     def __init__(self, network: Definition, sockets: list[socket.socket]) -> None:
         self._network = network
         self._loop = Loop()
-        self._clients = 0
         self._directory = Directory(network)
-        self._resolvers: dict[bytes, tuple[Lease, Resolver]] = {}
+        self._askers: dict[bytes, _Asker] = {}  # by their IPv4 address
         self._upstreams = host_upstreams()
         for each in sockets:
             serve = self._datagrams if each.type == socket.SOCK_DGRAM else self._connections
@@ -196,25 +188,19 @@ class Server:
                 os._exit(0)
         self._loop.later(IDLE_S, self._look)
 
-    def _ask(
-        self, client: str, message: bytes, answer: Callable[[bytes], None], *, stream: bool = False
-    ) -> None:
-        """By the rules of who asks; nobody else is answered."""
-        address = parse_address(client.partition("%")[0])
-        lease = self._directory.who(address)
+    def _asker(self, client: str) -> _Asker | None:
+        """Who asks; nobody else is answered."""
+        lease = self._directory.who(parse_address(client.partition("%")[0]))
         if lease is None:
-            return
-        kept = self._resolvers.get(address)
-        if kept is None or not _same(kept[0], lease):
-            if kept:
-                kept[1].close()
-            kept = self._resolvers[address] = (lease, self._resolver(lease))
-        kept[1].ask(message, answer, stream=stream)
-
-    def _resolver(self, lease: Lease) -> Resolver:
-        upstreams = tuple(map(parse_upstream, lease.dns)) or self._upstreams
-        known = self._directory.look_up
-        return Resolver(self._loop, Judge(lease), upstreams, Account(), known=known)
+            return None
+        asker = self._askers.get(lease.address4)
+        if asker is None or not _same(asker.lease, lease):
+            if asker:
+                asker.close()
+            upstreams = tuple(map(parse_upstream, lease.dns)) or self._upstreams
+            asker = _Asker(self._loop, lease, upstreams, self._directory.look_up)
+            self._askers[lease.address4] = asker
+        return asker
 
     def _datagrams(self, server: socket.socket) -> None:
         for _ in range(_A_ROUND):
@@ -229,7 +215,9 @@ class Server:
                 except OSError:
                     return
 
-            self._ask(client[0], message, answer)
+            asker = self._asker(client[0])
+            if asker:
+                asker.resolver.ask(message, answer)
 
     def _connections(self, server: socket.socket) -> None:
         for _ in range(_A_ROUND):
@@ -237,36 +225,19 @@ class Server:
                 talk, who = server.accept()
             except OSError:
                 return
-            if self._clients >= _CLIENTS_MAX:
+            talk.setblocking(False)
+            asker = self._asker(who[0])
+            if asker is None:
                 talk.close()
                 continue
-            talk.setblocking(False)
-            self._clients += 1
-            client = _Client(self._loop, talk, who[0], self._gone)
-            self._loop.watch(talk.fileno(), EPOLLIN, _with(self._read, client))
-            self._loop.later(IDLE_S, client.close)
+            self._make_room()
+            asker.streams.serve(talk)
 
-    def _gone(self) -> None:
-        self._clients -= 1
-
-    def _read(self, client: _Client) -> None:
-        try:
-            data = client.talk.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            client.close()
-            return
-        client.input += data
-        while len(client.input) >= 2:
-            end = 2 + int.from_bytes(client.input[:2], "big")
-            if len(client.input) < end:
-                return
-            message = bytes(client.input[2:end])
-            del client.input[:end]
-            self._ask(client.who, message, client.answer, stream=True)
+    def _make_room(self) -> None:
+        """Where all are many, who has most loses one."""
+        found = [asker.streams for asker in self._askers.values()]
+        if sum(len(streams.open) for streams in found) >= _STREAMS_MAX:
+            max(found, key=lambda streams: len(streams.open)).close(1)
 
 
 def main(name: str) -> None:
@@ -279,5 +250,7 @@ def main(name: str) -> None:
     for fd in range(LOCK, LOCK + 1 + count):
         os.set_inheritable(fd, False)
     server = Server(network, sockets)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # each sandbox takes its share
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     confine()
     server.run()

@@ -32,6 +32,11 @@ class Streams:
         else:
             self.open.add(_Stream(self, sock))
 
+    def close(self, most: int = STREAMS) -> None:
+        """Give up connections, whatever they wait for, `most` of them."""
+        for stream in tuple(self.open)[:most]:
+            stream.close()
+
 
 class _Stream:
     """One connection; answers are sent in the order in which they come."""
@@ -42,7 +47,7 @@ class _Stream:
         self._data = bytearray()
         self._waiting = 0
         self._ended = False
-        self._timer = streams.loop.later(IDLE_S, self._close)
+        self._timer = streams.loop.later(IDLE_S, self.close)
         streams.loop.watch(sock.fileno(), EPOLLIN, self._ready)
 
     def _ready(self, _mask: int) -> None:
@@ -53,17 +58,17 @@ class _Stream:
         except BlockingIOError:
             return
         except OSError:
-            self._close()
+            self.close()
             return
         if not part:
             self._ended = True
             self._streams.loop.forget(self._sock.fileno())
             if not self._waiting:
-                self._close()
+                self.close()
             return
         self._data += part
         self._timer.cancel()
-        self._timer = self._streams.loop.later(IDLE_S, self._close)
+        self._timer = self._streams.loop.later(IDLE_S, self.close)
         while self._sock is not None and len(self._data) >= 2:
             end = 2 + (self._data[0] << 8 | self._data[1])
             if len(self._data) < end:
@@ -71,7 +76,7 @@ class _Stream:
             message = bytes(self._data[2:end])
             del self._data[:end]
             if self._waiting >= OUTSTANDING:
-                self._close()
+                self.close()
                 return
             self._waiting += 1
             self._streams.resolver.ask(message, self._answer, stream=True)
@@ -87,9 +92,10 @@ class _Stream:
         except OSError:
             sent = 0
         if sent < len(whole) or (self._ended and not self._waiting):
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Forget it; again is harmless."""
         self._timer.cancel()
         if self._sock is not None:
             self._streams.loop.forget(self._sock.fileno())
