@@ -74,9 +74,9 @@ OPTIONS: dict[str, tuple[list[str], int, list[str]]] = {
     "file of variables that is a device": (["--env-file", "/dev/zero"], 2, [UNREAD]),
     "flag with a value": (["--read-only=true"], 2, ["--read-only", "does not take a value"]),
     "words of others": (
-        ["--privileged", "--bind", "/a", "/b", "--entrypoint", "sh", "--unshare-all"],
+        ["--pull", "never", "--bind", "/a", "/b", "--entrypoint", "sh", "--unshare-all"],
         2,
-        ["4 problems", "--privileged: ", "--bind: ", "--entrypoint: ", "--unshare-all: "],
+        ["4 problems", "--pull: ", "--bind: ", "--entrypoint: ", "--unshare-all: "],
     ),
     "much at once": (
         ["-v", "a:b", "--timeout", "x", "--cap-add", "x", "--name", "/", "-u", ":"],

@@ -489,7 +489,7 @@ RESOURCES = (
             (
                 "init.c",
                 "wait4(-1, &status, WNOHANG, &usage)",
-                "wait4(payload, &status, WNOHANG, &usage)",
+                "wait4(w->payload, &status, WNOHANG, &usage)",
             ),
         ),
     ),
