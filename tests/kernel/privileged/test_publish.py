@@ -183,6 +183,9 @@ def test_what_names_led_to_stays_when_others_come(host: Host) -> None:
 
 def test_the_name_server_has_given_up_what_it_does_not_need(host: Host) -> None:
     host.detach("one", "--network", "bridge")
+    # What answers has been through all of it.
+    asked = "import socket; socket.gethostbyname('one')"
+    host.good("exec", "one", "python3", "-c", asked)
     pid = host("cat", "/var/lib/sbx/networks/bridge/.names").strip()
     status = dict(line.split(":", 1) for line in host("cat", f"/proc/{pid}/status").splitlines())
     for name in ("CapPrm", "CapEff", "CapBnd"):
