@@ -117,7 +117,7 @@ def _kernel_settings(policy: Policy, facts: HostFacts) -> list[Step]:
     """
     optional = int(bool(facts.proc_error))
     steps = [Step(ops.ProcWrite("self/oom_score_adj", OOM_SCORE, 1), "sbx")]
-    if policy.network.mode in ("user", "bridge") and PING_GROUPS not in dict(policy.sysctls):
+    if network_mode(policy).service and PING_GROUPS not in dict(policy.sysctls):
         # Group 0 of the outer user namespace is the caller's own (icmp(7)); root maps them all.
         last = "0 65535" if policy.network.mode == "bridge" else "0 0"
         write = ops.ProcWrite(f"sys/{PING_GROUPS.replace('.', '/')}", last, 1)

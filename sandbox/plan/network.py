@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sandbox.plan import ops
-from sandbox.plan.request import Degradation, Step
-from sandbox.policy.model import CONTAINER
+from sandbox.plan.request import Degradation, Step, give_up
+from sandbox.policy.model import CONTAINER, FOREIGN_MODES
 from sandbox.record import Record
 
 TYPE_CHECKING = False
@@ -29,6 +29,8 @@ MODES = {
     "none": Mode(namespace=True),
     "user": Mode(namespace=True, service=True),
     "bridge": Mode(namespace=True, service=True),
+    "pasta": Mode(namespace=True, service=True),
+    "slirp4netns": Mode(namespace=True, service=True),
     "host": Mode(namespace=False),
 }
 
@@ -59,11 +61,29 @@ def network_steps(
     steps = []
     if policy.network.loopback and not network_mode(policy).shared:
         steps.append(Step(ops.Loopback(), policy.origin("network.loopback")))
-    if policy.network.mode == "bridge":
+    mode = policy.network.mode
+    if mode in FOREIGN_MODES:
+        lost.append(_unjudged(policy, mode))
+    if mode == "bridge" or mode in FOREIGN_MODES:
         what = "open a way to set up the cable's end inside"
+        if mode != "bridge":
+            what = f"open a way to the network namespace, for {mode}"
         talk = ops.Socket(what, _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE, (), b"", 0)
         steps.append(Step(talk, policy.origin("network.mode")))
     return steps
+
+
+def _unjudged(policy: Policy, mode: str) -> Degradation:
+    """What a program of somebody else's does not do. Raises HostError where that is refused."""
+    lost = Degradation(
+        "network",
+        "rules of what may be reached",
+        f"network.allow is not enforced by {mode}: everything that the host reaches can be reached",
+    )
+    hint = (
+        'use --network user, which follows rules; or a policy with on_missing.network = "degrade"'
+    )
+    return give_up(policy, lost, f"cannot limit what is reached with --network {mode}", hint)
 
 
 def hold_steps(policy: Policy) -> list[Step]:

@@ -223,8 +223,9 @@ def _make_policy(name: str, merge: _Merge) -> model.Policy:
 
 def _with_network(policy: model.Policy) -> model.Policy:
     """What a network of the sandbox's own brings along: its rules judge connections, and so
-    take the place of a refusal that a policy of sbx's own has for the time without."""
-    if policy.network.mode not in model.JUDGED_MODES:
+    take the place of a refusal that a policy of sbx's own has for the time without. One without
+    rules is said in the plan, and refused there where that is wished."""
+    if policy.network.mode not in (*model.JUDGED_MODES, *model.FOREIGN_MODES):
         return policy
     mode = policy.origin("network.mode")
     sockets = tuple(dict.fromkeys((*policy.seccomp.sockets, "inet", "inet6")))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     RootMode = Literal["auto", "overlay", "copy", "bind"]
     ProcMode = Literal["pid", "full"]
     SysMode = Literal["none", "read-only", "writable"]
-    NetworkMode = Literal["none", "user", "bridge", "host"]
+    NetworkMode = Literal["none", "user", "bridge", "pasta", "slirp4netns", "host"]
     SeccompBase = Literal["allow", "deny", "unconfined"]
     LandlockFs = Literal["strict", "write", "none"]
     OnMissing = Literal["refuse", "degrade"]
@@ -35,8 +35,9 @@ SOCKET_FAMILIES = ("unix", "inet", "inet6", "netlink")
 LAYERS = ("subids", "overlay", "landlock", "seccomp", "time", "proc", "cgroup", "network")
 CGROUP_DRIVERS = ("auto", "delegated", "systemd", "root", "none")
 BUILT_IN = ("strict.toml", "default.toml", "ci.toml", "permissive.toml")  # as origins
-NETWORK_MODES = ("none", "user", "bridge", "host")
+NETWORK_MODES = ("none", "user", "bridge", "pasta", "slirp4netns", "host")
 JUDGED_MODES = ("user", "bridge")  # what may be reached is judged beside the sandbox
+FOREIGN_MODES = ("pasta", "slirp4netns")  # programs of others carry everything, unjudged
 # What can be shared with another sandbox, and how its name is written: "container:NAME".
 SHAREABLE = ("net", "ipc", "uts", "pid")
 CONTAINER = "container:"
@@ -162,8 +163,8 @@ class Network(Record):
 
     In the modes "user" and "bridge": `allow` and `deny` are rules of what may be reached
     (policy/egress.py), `dns` name servers instead of the host's, `publish` ports of the host that
-    lead inside. Of the mode "user": `mtu` in bytes. `sni`: what is connected to by a name's rule
-    must name it, on the ports 80 and 443.
+    lead inside. Of the mode "user": `sni`: what is connected to by a name's rule must name it, on
+    the ports 80 and 443. Of it, "pasta" and "slirp4netns": `mtu` in bytes.
     `connections` at once and `connections_per_second`, 0 = no bound but the program's own.
 
     Of the mode bridge: `name` is the network, "" = the default one; `aliases` are further names on

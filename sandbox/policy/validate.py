@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sandbox.linux.capabilities import NAMES as CAPABILITIES
 from sandbox.policy.fields import Bad, suggest
-from sandbox.policy.model import JUDGED_MODES
+from sandbox.policy.model import FOREIGN_MODES, JUDGED_MODES
 from sandbox.policy.schema import SECTIONS, TABLES, TOP
 from sandbox.policy.units import quote
 
@@ -146,11 +146,13 @@ def _check_network(policy: Policy) -> list[Finding]:
     if wanted.mode in JUDGED_MODES:
         return []
     where = policy.origin("network.mode")
+    foreign = wanted.mode in FOREIGN_MODES
     text = f'needs network.mode = "user" or "bridge", and it is {quote(wanted.mode)} (from {where})'
     return [
         (key, text)
         for name in ("allow", "deny", "dns", "publish", "sni")
-        if getattr(wanted, name) and policy.by_flag(key := f"network.{name}")
+        if getattr(wanted, name)
+        and (policy.by_flag(key := f"network.{name}") or (foreign and policy.asked(key)))
     ]
 
 

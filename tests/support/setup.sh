@@ -96,6 +96,7 @@ packages_test() {
     have node || apt_install nodejs || say "node is missing"
     have javac || apt_install default-jdk-headless || say "javac is missing"
     apt_install curl git openssh-client dropbear-bin netcat-openbsd iperf3 redis-tools || say "clients are missing: their tests will skip"
+    apt_install passt slirp4netns || say "pasta or slirp4netns is missing: the tests of their modes will skip"
     apt_install user-mode-linux kmod e2fsprogs || say "user-mode-linux is missing: nothing runs on a second kernel"
     apt_install qemu-system-x86 busybox-static || say "qemu-system-x86 is missing: no machine with several processors"
     links clang -fsanitize=address,fuzzer-no-link || apt_install clang libclang-rt-dev || apt_install clang ||

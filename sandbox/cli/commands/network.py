@@ -11,9 +11,10 @@ from sandbox.cli.completion import Text
 from sandbox.cli.groups import CommandGroup
 from sandbox.errors import SbxError, StateError, UsageError
 from sandbox.policy import fields
+from sandbox.policy.model import NETWORK_MODES
 from sandbox.policy.units import format_duration, format_rate
 from sandbox.services.network.bridge import upkeep
-from sandbox.services.network.bridge.definitions import MTU, Definition, Gate, load, names
+from sandbox.services.network.bridge.definitions import DEFAULT, MTU, Definition, Gate, load, names
 from sandbox.services.network.bridge.subnets import parse_subnet
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ command = CommandGroup("network", help="Make, list and remove networks of the ho
 
 
 def _name(text: str) -> str:
-    if not text or text in ("none", "host", "user", "container"):
+    if not text or text == "container" or (text in NETWORK_MODES and text != DEFAULT):
         raise UsageError(f'"{text}" cannot name a network', hint="choose another name")
     return str(_read("NAME", fields.network_name, text))
 

@@ -77,4 +77,15 @@ def _bridge(policy: Policy, name: str, tell: Tell) -> Network:
     return prepare(policy, name, tell)
 
 
-DRIVERS: dict[str, Prepare] = {"user": _user, "bridge": _bridge}
+def _foreign(policy: Policy, name: str, tell: Tell) -> Network:
+    from sandbox.services.network.foreign.driver import ForeignNetwork
+
+    return ForeignNetwork(policy, name, tell)
+
+
+DRIVERS: dict[str, Prepare] = {
+    "user": _user,
+    "bridge": _bridge,
+    "pasta": _foreign,
+    "slirp4netns": _foreign,
+}

@@ -52,8 +52,8 @@ def test_all_problems_are_gathered() -> None:
         "build.toml: filesystem.size: must be a size in bytes, or such as 64K, 512M, 2G, "
         'found "12X"',
         'build.toml: filesystem.shn: is not a key; did you mean "shm"?',
-        'build.toml: network.mode: "nat" is not a mode; use none, user, bridge or host, '
-        "or container:NAME",
+        'build.toml: network.mode: "nat" is not a mode; use none, user, bridge, pasta, '
+        "slirp4netns or host, or container:NAME",
         'build.toml: proces: is not a section; did you mean "process"?',
         'build.toml: process.hostname: must be letters, digits and "-" in parts split by ".", '
         'no part led or ended by "-", found "-x"',

@@ -46,7 +46,7 @@ LADDERS: dict[str, list[Any]] = {
     "identity.privileged": [False, True],
     "filesystem.masked": [["/a", "/b"], ["/a"], []],
     "filesystem.locked": [["/a", "/b"], ["/a"], []],
-    "network.mode": ["none", "container:a", "user", "bridge", "host"],
+    "network.mode": ["none", "container:a", "user", "bridge", "pasta", "slirp4netns", "host"],
     "network.allow": [[], ["example.org:443"], ["example.org:443", "public"]],
     "network.deny": [["a.example", "b.example"], ["a.example"], []],
     "network.publish": [[], ["8080:80"], ["8080:80", "0:53/udp"]],

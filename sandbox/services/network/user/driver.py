@@ -20,7 +20,7 @@ from sandbox.errors import HostError, SbxError, SetupError
 from sandbox.host.network import network_facts
 from sandbox.launcher.image import seal_bytes
 from sandbox.plan.endpoints import addresses, names
-from sandbox.services.network import Network
+from sandbox.services.network import Network, children
 from sandbox.services.network.user.upstreams import host_upstreams
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class UserNetwork(Network):
         self._lost = ""
         self._final: dict[str, Any] | None = None
         del name
-        _reap()
+        children.reap()
         try:
             for text in policy.network.publish:
                 self._publish(text)
@@ -323,22 +323,8 @@ class UserNetwork(Network):
                     os.kill(self._pid, signal.SIGKILL)
                 except ProcessLookupError:  # somebody else reaped it
                     pass
-            _left_alone.add(self._pid)
+            children.leave(self._pid)
         self._pid = 0
-
-
-# Children of this process that go on, or are ending: reaped when the next one starts.
-_left_alone: set[int] = set()
-
-
-def _reap() -> None:
-    for pid in tuple(_left_alone):
-        try:
-            if not os.waitpid(pid, os.WNOHANG)[0]:
-                continue
-        except ChildProcessError:
-            pass
-        _left_alone.discard(pid)
 
 
 _NUMBERS = ("port", "inner")
