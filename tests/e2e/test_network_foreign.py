@@ -21,48 +21,98 @@ from tests.support import capabilities
 
 MODES = ("pasta", "slirp4netns")
 PYTHON = os.path.realpath(sys.executable)
-PORT = 8099
+PORT, OPEN = 8099, 7001
 OUTSIDE, LOOPBACK, ROUTER = "203.0.113.5", "127.0.0.1", "198.51.100.2"
-# A network of the test's own, with servers: one may be reached, the one of its loopback not.
+OUTSIDE6, LOOPBACK6, ROUTER6 = "2001:db8:2::5", "::1", "2001:db8:1::2"
+NAME = "some.example"
+# A network of the test's own, with servers: one may be reached, those of its loopback not. Its name
+# server is one of them.
 STAGE = f"""
-import socket, subprocess, sys, threading
+import os, socket, subprocess, sys, threading
 for line in (
     "link set lo up",
+    "addr add {OUTSIDE}/32 dev lo",
+    "addr add {OUTSIDE6}/128 dev lo nodad",
     "link add d0 type veth peer name d1",
     "addr add 198.51.100.1/24 dev d0",
-    "addr add {OUTSIDE}/32 dev d0",
+    "addr add 2001:db8:1::1/64 dev d0 nodad",
     "link set d0 up",
     "link set d1 up",
     "route add default via {ROUTER}",
+    "route add default via {ROUTER6}",
 ):
     subprocess.run(["ip", *line.split()], check=True)
+place = os.path.realpath("/etc/resolv.conf")
+subprocess.run(["mount", "--bind", sys.argv[1], place], check=True)
+def begin(work):
+    threading.Thread(target=work, daemon=True).start()
 def serve(address):
-    listener = socket.create_server((address, {PORT}))
-    def answer():
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, {PORT}), family=family)
+    datagrams = socket.socket(family, socket.SOCK_DGRAM)
+    datagrams.bind((address, {PORT}))
+    def accept():
         while True:
             connection, _ = listener.accept()
             connection.sendall(address.encode())
             connection.close()
-    threading.Thread(target=answer, daemon=True).start()
-serve("{OUTSIDE}")
-serve("{LOOPBACK}")
+    def answer():
+        while True:
+            datagrams.sendto(address.encode(), datagrams.recvfrom(100)[1])
+    begin(accept)
+    begin(answer)
+def names():
+    while True:
+        asked, who = server.recvfrom(512)
+        question = asked[12:]
+        kind = question[question.index(bytes(1)) + 2]
+        question = question[: question.index(bytes(1)) + 5]
+        address = socket.inet_aton("{OUTSIDE}")
+        row = bytes((0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4)) + address
+        many = bytes((0x81, 0x80, 0, 1, 0, int(kind == 1), 0, 0, 0, 0))
+        server.sendto(asked[:2] + many + question + row * (kind == 1), who)
+for each in ("{OUTSIDE}", "{OUTSIDE6}", "{LOOPBACK}", "{LOOPBACK6}"):
+    serve(each)
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("{LOOPBACK}", 53))
+begin(names)
 plain = ("setpriv", "--inh-caps=-all", "--ambient-caps=-all")
-sys.exit(subprocess.run([*plain, *sys.argv[1:]]).returncode)
+sys.exit(subprocess.run([*plain, *sys.argv[2:]]).returncode)
 """
+ASKED = (OUTSIDE, OUTSIDE6, LOOPBACK, LOOPBACK6, ROUTER, ROUTER6, "10.0.2.2", "10.0.2.3")
+# What answers at each of them, by TCP and by UDP, and what a name stands for.
 ASK = f"""
 import socket
-for address in ("{OUTSIDE}", "{LOOPBACK}", "{ROUTER}", "10.0.2.2"):
-    try:
-        with socket.create_connection((address, {PORT}), timeout=1.5) as s:
-            s.settimeout(10)
-            print(s.recv(100).decode())
-    except OSError:
-        print("-")
-print(open("/etc/resolv.conf").read())
+from concurrent.futures import ThreadPoolExecutor
+def ask(what):
+    address, kind = what
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for _ in range(3):
+        try:
+            with socket.socket(family, kind) as s:
+                s.settimeout(2)
+                s.connect((address, {PORT}))
+                if kind == socket.SOCK_DGRAM:
+                    s.send(b"?")
+                return s.recv(100).decode()
+        except OSError:
+            pass
+    return "-"
+kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+with ThreadPoolExecutor(16) as pool:
+    print(*pool.map(ask, [(address, kind) for kind in kinds for address in {ASKED!r}]))
+print(socket.gethostbyname("{NAME}"))
+""".replace("'", '"')
+LISTEN = f"""
+import socket
+ears = [socket.create_server(("0.0.0.0", {OPEN}))]
+print("up", flush=True)
+input()
 """
-UNSHARE = ("unshare", "--user", "--map-current-user", "--keep-caps", "--net")
+UNSHARE = ("unshare", "--user", "--map-current-user", "--keep-caps", "--net", "--mount")
 WAIT = ("cat",)
 PATIENCE_S = 30
+LOOKS_EVERY_S = 1  # pasta left alone, for ports that are listened to inside
 
 
 @pytest.fixture(params=MODES)
@@ -77,8 +127,10 @@ def mode(request: pytest.FixtureRequest) -> str:
 @contextmanager
 def staged(sbx: Sbx, *words: object) -> Iterator[subprocess.Popen[str]]:
     """`sbx WORDS` in a network of the test's own, which ends with the block."""
+    servers = sbx.home / "resolv.conf"
+    servers.write_text(f"nameserver {LOOPBACK}\n")
     process = subprocess.Popen(
-        [*UNSHARE, PYTHON, "-I", "-S", "-c", STAGE, sbx.path, *map(str, words)],
+        [*UNSHARE, PYTHON, "-I", "-S", "-c", STAGE, str(servers), sbx.path, *map(str, words)],
         env=sbx.env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -131,6 +183,22 @@ def serving(stage: int, mode: str) -> tuple[int, int]:
     raise AssertionError(f"no {mode} was started")
 
 
+def answers(mode: str) -> str:
+    """What ASK is to say: all that is outside answers, and nothing else."""
+    outside = [OUTSIDE, OUTSIDE6 if mode == "pasta" else "-", *"-" * (len(ASKED) - 2)]
+    return f"{' '.join(outside * 2)}\n{OUTSIDE}\n"
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether somebody listens on this port in the network of this process."""
+    rows = [
+        row.split()
+        for family in ("tcp", "tcp6")
+        for row in Path(f"/proc/{pid}/net/{family}").read_text().splitlines()[1:]
+    ]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
 def ended(pidfd: int) -> bool:
     """Whether the process ends."""
     return bool(select.select([pidfd], [], [], PATIENCE_S)[0])
@@ -142,13 +210,24 @@ def test_what_is_outside_is_reached_but_no_loopback(sbx: Sbx, mode: str, tmp_pat
     with staged(sbx, *words) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert out.split("\n")[:4] == [OUTSIDE, "-", "-", "-"]
-    assert "nameserver 10.0.2.3\n" in out
+    assert out == answers(mode)
     warning = f"without rules of what may be reached: network.allow is not enforced by {mode}"
     assert warning in err
     found: dict[str, Any] = json.loads(report.read_text())
     assert "rules of what may be reached" in [row["lost"] for row in found["degradations"]]
     assert found["network_account"] == {"ports": [], "lost": ""}
+
+
+def test_no_port_leads_in(sbx: Sbx, mode: str) -> None:
+    words = ("run", "-i", "--network", mode, "/", PYTHON, "-I", "-S", "-c", LISTEN)
+    with staged(sbx, *words) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+        assert listens(process.pid, PORT)
+        end = time.monotonic() + LOOKS_EVERY_S * 3
+        while time.monotonic() < end:
+            assert not listens(process.pid, OPEN)
+            time.sleep(0.1)
 
 
 def test_the_end_of_the_program_is_told(sbx: Sbx, mode: str, tmp_path: Path) -> None:
@@ -214,7 +293,7 @@ def test_a_sandbox_in_the_background_keeps_its_network(sbx: Sbx, mode: str) -> N
         process.stdin.write("go\n")
         process.stdin.flush()
         assert process.stdout
-        assert process.stdout.readline() == f"{OUTSIDE}\n"
+        assert process.stdout.readline() + process.stdout.readline() == answers(mode)
         assert all(map(ended, both))
         process.communicate("go\n", timeout=PATIENCE_S)
         for fd in both:

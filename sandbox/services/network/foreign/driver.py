@@ -98,7 +98,7 @@ class ForeignNetwork(Network):
 
     def _start(self, given: list[int]) -> None:
         """In a process group of its own, so that no key of a terminal ends it."""
-        self._channel, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         package = os.path.dirname(os.path.abspath(sys.modules["sandbox"].__file__ or ""))
         argv = [sys.executable, "-I", "-S", "-B", "-c", _WATCH, os.path.dirname(package)]
         network, owner, init = given
@@ -119,6 +119,7 @@ class ForeignNetwork(Network):
             for fd in moved:
                 os.close(fd)
             theirs.close()
+        self._channel = ours
 
     def _wait(self, talk: int) -> None:
         """Until there is a default route inside. Raises SetupError when the program ends."""

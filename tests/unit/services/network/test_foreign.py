@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -65,6 +66,23 @@ def test_nothing_is_forwarded_by_itself() -> None:
     for closed in ("-t none", "-u none", "-T none", "-U none", "--no-map-gw", "--mtu 1500"):
         assert f" {closed} " in words
     assert {"--disable-host-loopback", "--mtu=1500"} <= {*driver.command("slirp4netns", "/x", 1500)}
+
+
+def test_what_was_not_started_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(driver, "find_program", lambda _: "/nonexistent")
+    monkeypatch.setattr(driver, "fcntl", refuse)
+    killed: list[int] = []
+    monkeypatch.setattr(driver, "_kill_all", killed.append)
+    monkeypatch.setattr(driver, "_END_S", 0.0)
+    carried = driver.ForeignNetwork(policy("pasta"), "x", lambda *_: None)
+    with pytest.raises(OSError, match="Too many") as kept:
+        carried._start([0, 0, 0])
+    carried.close(living=False)
+    assert kept.value.errno == errno.EMFILE
+    assert killed == []
 
 
 @contextmanager
