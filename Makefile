@@ -28,7 +28,7 @@ run:
 	@$(DO) packages-run user venv build demo
 
 test:
-	@$(DO) packages-test user venv-dev build lint native debian pytest pytest-root guests
+	@$(DO) packages-test user venv-dev build lint native debian tests
 
 lint:
 	@$(DO) venv-dev lint

@@ -358,20 +358,31 @@ run_vm_processors() {
         "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin --vm-machine "$kernel" ${VM_ARGS:-tests/vm/processors}
 }
 
-# All, where there can be guests at all; in CI there must be. Two of them have one processor each.
+# All, where there can be guests at all; in CI there must be.
 run_guests() {
     if [ -z "${SBX_CI:-}" ] && ! have linux.uml; then say "without User-Mode Linux: nothing runs on a second kernel"; return 0; fi
     sync_source
-    status=0 beside=
-    if [ "$(id -u)" = 0 ] || [ -n "${SBX_CI:-}" ]; then
-        run_vm_systemd >"$state/vm-systemd.log" 2>&1 &
-        beside=$!
-    else
-        say "not root: no guest with systemd"
-    fi
+    status=0
     if have qemu-system-x86_64 || [ -n "${SBX_CI:-}" ]; then (run_vm_processors) || status=1; fi
-    if [ -n "$beside" ]; then wait "$beside" || status=1; cat "$state/vm-systemd.log" >&2; fi
     (run_vm) || status=1
+    if [ "$(id -u)" = 0 ] || [ -n "${SBX_CI:-}" ]; then (run_vm_systemd) || status=1; else say "not root: no guest with systemd"; fi
+    return $status
+}
+
+# The guests run beside the tests on this kernel, which leave most of a processor, and are shown after
+# them. They have a session of their own, which ends with this one.
+run_tests() {
+    sync_source
+    synced=1 setsid sh "$checkout/tests/support/setup.sh" guests >"$state/guests.log" 2>&1 </dev/null &
+    beside=$!
+    trap 'kill -- "-$beside" 2>/dev/null || true' EXIT
+    trap 'exit 130' INT TERM
+    status=0
+    (run_pytest) || status=1
+    if [ "$(id -u)" = 0 ]; then (run_pytest_root) || status=1; else say "not root: the tests of networks of the host's do not run"; fi
+    say "the guests, which began with the tests"
+    wait "$beside" || status=1
+    cat "$state/guests.log" >&2
     return $status
 }
 
@@ -442,11 +453,12 @@ for word; do
         containment) containment ;;
         debian) make_debian ;;
         pytest) run_pytest ;;
-        pytest-root) if [ "$(id -u)" = 0 ]; then run_pytest_root; else say "not root: the tests of networks of the host's do not run"; fi ;;
+        pytest-root) run_pytest_root ;;
         vm) run_vm ;;
         vm-processors) run_vm_processors ;;
         vm-systemd) run_vm_systemd ;;
         guests) run_guests ;;
+        tests) run_tests ;;
         demo) demo ;;
         soak) (export SBX_SOAK="${SBX_SOAK:-20}" PYTEST_SECONDS="${PYTEST_SECONDS:-7200}"; PYTEST_ARGS="-rP tests/e2e/test_soak.py tests/e2e/test_kept.py"; run_pytest) ;;
         bench) bench ;;
