@@ -495,7 +495,9 @@ try:
     while os.fork():
         pass
 except OSError:
-    open("/tmp/full", "w").write("full")
+    with open("/tmp/filling", "w") as file:
+        file.write("full")
+    os.rename("/tmp/filling", "/tmp/full")
 time.sleep(1000)
 """
 
