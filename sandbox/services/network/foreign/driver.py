@@ -98,14 +98,16 @@ class ForeignNetwork(Network):
 
     def _start(self, given: list[int]) -> None:
         """In a process group of its own, so that no key of a terminal ends it."""
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         package = os.path.dirname(os.path.abspath(sys.modules["sandbox"].__file__ or ""))
         argv = [sys.executable, "-I", "-S", "-B", "-c", _WATCH, os.path.dirname(package)]
         network, owner, init = given
-        wanted = (network, owner, theirs.fileno(), init)
-        # Where a caller has closed its own, one of them may have the number of another's place.
-        moved = [fcntl(fd, F_DUPFD_CLOEXEC, len(wanted)) for fd in wanted]
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        moved: list[int] = []
         try:
+            wanted = (network, owner, theirs.fileno(), init)
+            # Where a caller has closed its own, one may have the number of another's place.
+            for fd in wanted:
+                moved.append(fcntl(fd, F_DUPFD_CLOEXEC, len(wanted)))
             self._pid = os.posix_spawn(
                 sys.executable,
                 [*argv, *self._command],
@@ -115,6 +117,9 @@ class ForeignNetwork(Network):
                 setsigmask=(),
                 setsigdef=range(1, 32),
             )
+        except OSError:
+            ours.close()
+            raise
         finally:
             for fd in moved:
                 os.close(fd)
