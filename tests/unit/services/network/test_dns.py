@@ -29,20 +29,20 @@ def packed(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
-class Later(Loop):
-    """A loop whose time can be moved."""
+class Still(Loop):
+    """A loop whose time stands still until a test moves it."""
 
-    ahead = 0.0
+    time = 1000.0
 
     def now(self) -> float:
-        return super().now() + self.ahead
+        return self.time
 
 
 class World:
     """A resolver with name servers that say what the test wants."""
 
     def __init__(self, *allow: str) -> None:
-        self.loop = Later()
+        self.loop = Still()
         self.account = Account()
         self.egress = Egress(parse_rules(allow, ["denied.example"]), {}, lambda _: False)
         self.servers: list[NameServer] = []
@@ -52,6 +52,11 @@ class World:
     def server(self, say: ns.Say) -> NameServer:
         self.servers.append(NameServer(self.loop, say))
         return self.servers[-1]
+
+    def silent(self, _asked: bytes, _tcp: bool) -> bytes | None:
+        """Says nothing, until whoever has asked has lost patience."""
+        self.loop.time += dns.PATIENCE
+        return None
 
     def start(self, *more: tuple[str, int]) -> Resolver:
         if self.resolver is None:
@@ -100,7 +105,6 @@ class World:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
-    monkeypatch.setattr(dns, "PATIENCE", 0.3)
     monkeypatch.setattr(dns, "SWEEP", 0.02)
     made: list[World] = []
 
@@ -324,7 +328,9 @@ def test_an_answer_over_tcp_is_matched_too(make: Callable[..., World]) -> None:
 
 def test_a_server_without_tcp(make: Callable[..., World]) -> None:
     world = make()
-    world.server(lambda asked, tcp: None if tcp else response(asked, flags=0x8380))
+    world.server(
+        lambda asked, tcp: world.silent(asked, tcp) if tcp else response(asked, flags=0x8380)
+    )
     assert code(world.one("www.example.org")) == SERVFAIL
 
 
@@ -341,7 +347,7 @@ def test_negative_answers_are_kept(make: Callable[..., World]) -> None:
             assert code(reply) == expected
             assert counts(reply) == (0, 1)
     assert len(server.asked) == 2
-    world.loop.ahead += 31
+    world.loop.time += 31
     world.one("none.example.org")
     assert len(server.asked) == 3
 
@@ -358,10 +364,10 @@ def test_a_kept_answer_grows_old(make: Callable[..., World]) -> None:
     world = make()
     server = world.server(say_a("8.8.8.8", ttl=100))
     assert world.one("www.example.org")[-10:-6] == struct.pack("!I", 100)
-    world.loop.ahead += 40
+    world.loop.time += 40
     assert world.one("www.example.org")[-10:-6] == struct.pack("!I", 60)
     assert len(server.asked) == 1
-    world.loop.ahead += 61
+    world.loop.time += 61
     assert world.one("www.example.org")[-10:-6] == struct.pack("!I", 100)
     assert len(server.asked) == 2
 
@@ -410,7 +416,7 @@ def test_a_server_that_is_silent_or_gone_is_left(make: Callable[..., World]) -> 
     world = make()
     gone = NameServer(world.loop, lambda *_: None)
     gone.close()
-    silent = world.server(lambda *_: None)
+    silent = world.server(world.silent)
     good = world.server(say_a("8.8.8.8"))
     world.start(gone.where)
     assert code(world.one("a.example.org")) == 0
@@ -419,10 +425,8 @@ def test_a_server_that_is_silent_or_gone_is_left(make: Callable[..., World]) -> 
     assert len(good.asked) == 2
 
 
-def test_a_server_that_is_gone_is_left_at_once(
-    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dns, "PATIENCE", 3600.0)
+def test_a_server_that_is_gone_is_left_at_once(make: Callable[..., World]) -> None:
+    """In no time: it stands still."""
     world = make()
     gone = NameServer(world.loop, lambda *_: None)
     gone.close()
@@ -433,7 +437,7 @@ def test_a_server_that_is_gone_is_left_at_once(
 
 def test_nobody_answers(make: Callable[..., World]) -> None:
     world = make()
-    server = world.server(lambda *_: None)
+    server = world.server(world.silent)
     assert code(world.one("www.example.org")) == SERVFAIL
     assert len(server.asked) == dns.ATTEMPTS
     assert len({asked[:2] for asked, _, _ in server.asked}) > 1, "an id serves once"
@@ -472,7 +476,7 @@ def test_the_tables_are_bounded(
     monkeypatch.setattr(dns, "WAITERS_MAX", 4)
     monkeypatch.setattr(dns, "CACHE_MAX", 4)
     world = make()
-    server = world.server(lambda *_: None)
+    server = world.server(world.silent)
     replies = world.ask(*(query(f"n{n}.example.org") for n in range(50)))
     assert all(code(reply) == SERVFAIL for reply in replies)
     assert len({asked[13:] for asked, _, _ in server.asked}) <= 4 * dns.ATTEMPTS
@@ -491,7 +495,9 @@ def test_connections_are_bounded(
 ) -> None:
     monkeypatch.setattr(dns, "STREAMS_MAX", 2)
     world = make()
-    server = world.server(lambda asked, tcp: None if tcp else response(asked, flags=0x8380))
+    server = world.server(
+        lambda asked, tcp: world.silent(asked, tcp) if tcp else response(asked, flags=0x8380)
+    )
     replies = world.ask(*(query(f"n{n}.example.org") for n in range(20)))
     assert len(replies) == 20
     assert world.account.as_dict()["dropped"]["dns connections"] >= 18
@@ -499,17 +505,16 @@ def test_connections_are_bounded(
     assert world.start()._streams == 0
 
 
-def test_idle_sockets_are_closed(
-    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dns, "IDLE", 0.05)
+def test_idle_sockets_are_closed(make: Callable[..., World]) -> None:
     world = make()
     world.server(say_a("8.8.8.8"))
     world.start()
     before = len(os.listdir("/proc/self/fd"))
     for each in range(5):
         world.one(f"n{each}.example.org")
-    world.ask(b"", seconds=0.3)
+    assert len(os.listdir("/proc/self/fd")) > before
+    world.loop.time += dns.IDLE
+    world.ask(b"", seconds=2 * dns.SWEEP)
     assert len(os.listdir("/proc/self/fd")) == before
     assert code(world.one("again.example.org")) == 0
 
