@@ -329,17 +329,26 @@ def test_rename(sbx: Sbx, detached: Detached) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("attach",), ("events", "--since", "never"), ("exec", "X", "true"), ("inspect", "X"),
-        ("kill", "X"), ("logs", "X"), ("pause", "X"), ("port", "X"), ("rename", "X", "y"),
-        ("rm", "X"), ("stats", "X"), ("stop", "X"), ("stop", "-t", "soon", "X"), ("top", "X"),
-        ("unpause", "X"), ("wait", "X"), ("wait",),
+        ("exec", "X", "true"), ("inspect", "X"), ("kill", "X"), ("logs", "X"), ("pause", "X"),
+        ("port", "X"), ("rename", "X", "y"), ("rm", "X"), ("stats", "X"), ("stop", "X"),
+        ("top", "X"), ("unpause", "X"), ("wait", "X"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line_each_with_a_hint(sbx: Sbx, words: tuple[str, ...]) -> None:
+def test_one_that_is_not_there_is_an_error(sbx: Sbx, words: tuple[str, ...]) -> None:
     done = sbx(*words)
-    assert done.returncode in (2, 125)
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("sbx: error: ")
-    assert all(line.startswith("  ") for line in lines[1:])
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (125, "")
+    first, *rest = done.stderr.splitlines()
+    assert first == 'sbx: error: no sandbox "X"'
+    assert [line.split(":")[0] for line in rest] == ["  cause", "  hint"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("attach",), ("events", "--since", "never"), ("stop", "-t", "soon", "X"), ("wait",)],
+)
+def test_wrong_usage_is_an_error(sbx: Sbx, words: tuple[str, ...]) -> None:
+    done = sbx(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("sbx: error: ")
+    assert all(line.startswith("  ") for line in rest)

@@ -45,7 +45,9 @@ def test_input_environment_folder_and_user(sbx: Sbx, detached: Detached) -> None
     words = ("-e", "SECOND=2", "--env", "PASSED", "-w", "/tmp", "-u", "1000")
     done = sbx("exec", *words, box, "sh", "-c", show, env={"PASSED": "3"})
     assert done.stdout == "1 2 3\n/tmp\n1000\n"
-    assert sbx("exec", "-u", "nosuch", box, "true").returncode in (2, 125)
+    unknown = sbx("exec", "-u", "nosuch", box, "true")
+    assert unknown.returncode == 125
+    assert unknown.stderr.startswith('sbx: error: no user "nosuch" inside\n')
     assert sbx("exec", "-e", "=x", box, "true").returncode == 2
 
 

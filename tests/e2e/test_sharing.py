@@ -188,23 +188,29 @@ def test_the_report_names_what_is_shared(
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "words"),
     [
-        (("--network", "container:"), "must be container:NAME"),
-        (("--network", "container:/x"), "must be container:NAME"),
-        (("--pid", "host"), "is not a namespace"),
-        (("--ipc", "shareable"), "is not a namespace"),
-        (("--network", "container:nosuch"), 'no sandbox "nosuch"'),
-        (("--policy", "strict", "--network", "container:INFRA"), "namespaces.shares"),
-        (("--pid", "container:INFRA", "--no-init"), "without an init"),
-        (("--uts", "container:INFRA", "--hostname", "x"), "cannot set the host name"),
-        (("--uts", "container:INFRA", "--ipc", "container:OTHER"), "with both"),
-        (("--network", "container:STRICT"), "does not let others share: net"),
-        (("--network", "container:HOST"), "it is on the host's"),
+        (("--network", "container:"), 2, "must be container:NAME"),
+        (("--network", "container:/x"), 2, "must be container:NAME"),
+        (("--pid", "host"), 2, "is not a namespace"),
+        (("--ipc", "shareable"), 2, "is not a namespace"),
+        (("--network", "container:nosuch"), 125, 'no sandbox "nosuch"'),
+        (("--policy", "strict", "--network", "container:INFRA"), 125, "namespaces.shares"),
+        (("--pid", "container:INFRA", "--no-init"), 125, "without an init"),
+        (("--uts", "container:INFRA", "--hostname", "x"), 125, "cannot set the host name"),
+        (("--uts", "container:INFRA", "--ipc", "container:OTHER"), 125, "with both"),
+        (("--network", "container:STRICT"), 125, "does not let others share: net"),
+        (("--network", "container:HOST"), 125, "it is on the host's"),
     ],
 )
 def test_what_is_refused(
-    sbx: Sbx, rootfs: Path, detached: Detached, infra: str, options: tuple[str, ...], words: str
+    sbx: Sbx,
+    rootfs: Path,
+    detached: Detached,
+    infra: str,
+    options: tuple[str, ...],
+    code: int,
+    words: str,
 ) -> None:
     line = " ".join(options)
     others = {
@@ -217,7 +223,7 @@ def test_what_is_refused(
         line = line.replace(name, box)
     before = len(json.loads(sbx("ps", "-a", "--format", "json").stdout))
     done = sbx("run", *line.split(), rootfs, "true")
-    assert done.returncode in (2, 125), done
+    assert done.returncode == code, done
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(json.loads(sbx("ps", "-a", "--format", "json").stdout)) == before

@@ -54,9 +54,18 @@ HEAVY = {
     "typing",
 }
 
+# Of sbx-idmap, which is the payload here: any static program will do.
+PAYLOAD_SAYS = "sbx-idmap: command: expected -- COMMAND"
+
 # Modules of ours that a plain run with a warm cache uses, and no others; then those of others.
 START_PATH = Path(__file__).parent / "start_path.txt"
 LIVING_PATHS = {name: START_PATH.with_name(f"start_path_{name}.txt") for name in ("ps", "exec")}
+# Commands that do without click, and their exit codes.
+OTHERS = (
+    *((f"{words} imports", 0) for words in ("inspect", "logs", "top", "kill -s WINCH")),
+    *((f"{words} imports", 0) for words in ("pause", "unpause", "rename imports")),
+    *((f"{words} nobody", 125) for words in ("stop -t 0", "rm", "wait")),
+)
 
 
 def sources() -> list[Path]:
@@ -108,8 +117,9 @@ def test_the_pure_rooms_touch_nothing(name: str) -> None:
             assert not found & refused, path
 
 
-def run_imports(script: str) -> set[str]:
-    """The modules that are loaded after `script`, in a fresh interpreter without coverage."""
+def run_imports(script: str, *, said: str = "") -> set[str]:
+    """The modules that are loaded after `script`, in a fresh interpreter without coverage; what is
+    `said` on stderr has to be."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     whole = (
         f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{script}\n"
@@ -118,6 +128,7 @@ def run_imports(script: str) -> set[str]:
     command = [sys.executable, "-I", "-S", "-c", whole]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    assert said in done.stderr
     return set(done.stdout.rpartition("MODULES")[2].split())
 
 
@@ -125,8 +136,9 @@ def run_imports(script: str) -> set[str]:
 def run_modules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The modules of one plain run with warm caches."""
     home = tmp_path_factory.mktemp("imports")
+    home.chmod(0o755)  # root's sandbox is another user
     (home / "bin").mkdir()
-    shutil.copy(native("sbx-idmap"), home / "bin" / "payload")  # any static program will do
+    shutil.copy(native("sbx-idmap"), home / "bin" / "payload")
     script = f"""
 import os
 os.environ.update(HOME={str(home)!r}, XDG_CACHE_HOME={str(home / "cache")!r}, PATH="/usr/bin:/bin")
@@ -134,14 +146,14 @@ from sandbox.cli.main import main
 def once():
     return main(["run", "--quiet", "--policy", "strict", {str(home)!r}, "/bin/payload"])
 """
-    first = run_imports(script + "once()")
+    first = run_imports(script + "once()", said=PAYLOAD_SAYS)
     assert "sandbox.cli.commands.run" in first
     # A policy file that has only just been installed is not cached: it may change again unseen.
     newest = max(path.stat().st_ctime for path in Path(policies_dir()).glob("*.toml"))
     while time.time() < newest + 2:
         time.sleep(0.05)
-    run_imports(script + "once()")
-    return run_imports(script + "once()")
+    run_imports(script + "once()", said=PAYLOAD_SAYS)
+    return run_imports(script + "once()", said=PAYLOAD_SAYS)
 
 
 def test_a_run_imports_nothing_heavy(run_modules: set[str]) -> None:
@@ -176,12 +188,11 @@ from sandbox.cli.main import main
         with living(home, name="imports"):
             yield {
                 "ps": run_imports(script + "assert main(['ps', '-a']) == 0"),
-                "exec": run_imports(script + "main(['exec', 'imports', '/bin/payload'])"),
+                "exec": run_imports(
+                    script + "main(['exec', 'imports', '/bin/payload'])", said=PAYLOAD_SAYS
+                ),
                 "others": run_imports(
-                    script + "for words in ('inspect imports', 'logs imports', 'top imports',"
-                    " 'kill -s WINCH imports', 'pause imports', 'unpause imports',"
-                    " 'rename imports imports', 'stop -t 0 nobody', 'rm nobody', 'wait nobody'):"
-                    " main(words.split())"
+                    f"{script}for words, code in {OTHERS!r}: assert main(words.split()) == code"
                 ),
             }
 
