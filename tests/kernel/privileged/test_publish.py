@@ -202,6 +202,11 @@ for path in ("/etc/shadow", "/root", "/var/lib/sbx", "/usr/written"):
         print(path)
     except OSError as error:
         assert error.errno == 13, error
+try:
+    os.kill(os.getppid(), 0)
+    print("a signal")
+except PermissionError:
+    pass
 """
     python = host.sbx_path.removesuffix("sbx") + "python"
     assert host(python, "-c", script) == ""

@@ -12,7 +12,7 @@ import pytest
 from sandbox.services.network.bridge import name_server
 from sandbox.services.network.bridge.definitions import Definition
 from sandbox.services.network.bridge.leases import Lease
-from sandbox.services.network.user.asked import STREAMS
+from sandbox.services.network.user.dns_tcp_server import CONNECTIONS
 
 NETWORK = Definition("mine", "sbx1", "10.50.0.0/29")
 NOERROR, NXDOMAIN = 0, 3
@@ -111,11 +111,11 @@ def test_a_sandbox_with_all_connections_leaves_some_to_the_others(port: int) -> 
     with ExitStack() as held:
         greedy = [held.enter_context(connect(port)) for _ in range(200)]
         assert is_answered(port, OTHER)
-        assert sum(map(is_open, greedy)) == STREAMS
+        assert sum(map(is_open, greedy)) == CONNECTIONS
 
 
 def test_of_all_connections_there_are_so_many(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_server, "_STREAMS_MAX", 8)
+    monkeypatch.setattr(name_server, "_CONNECTIONS_MAX", 8)
     with ExitStack() as held:
         greedy = [held.enter_context(connect(port)) for _ in range(20)]
         modest = held.enter_context(connect(port, OTHER))

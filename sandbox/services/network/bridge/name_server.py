@@ -24,8 +24,8 @@ from sandbox.services.network.bridge.leases import Lease, learn, living, retired
 from sandbox.services.network.bridge.names import LOCK
 from sandbox.services.network.bridge.subnets import parse_address
 from sandbox.services.network.user.account import Account
-from sandbox.services.network.user.asked import Streams
 from sandbox.services.network.user.dns import Resolver
+from sandbox.services.network.user.dns_tcp_server import TcpServer
 from sandbox.services.network.user.egress import Egress, Verdict
 from sandbox.services.network.user.loop import Loop
 from sandbox.services.network.user.upstreams import host_upstreams
@@ -44,7 +44,7 @@ TTL_MIN_S = 60.0
 GRACE_S = 60.0
 LEARNED_MAX = 256
 _UDP_BYTES = 4096
-_STREAMS_MAX = 512
+_CONNECTIONS_MAX = 512
 _A_ROUND = 64
 
 
@@ -150,11 +150,11 @@ class _Asker:
     ) -> None:
         self.lease = lease
         self.resolver = Resolver(loop, Judge(lease), upstreams, Account(), known=known)
-        self.streams = Streams(loop, self.resolver)
+        self.tcp = TcpServer(loop, self.resolver)
 
     def close(self) -> None:
         """The lease is somebody else's."""
-        self.streams.close()
+        self.tcp.close()
         self.resolver.close()
 
 
@@ -231,13 +231,13 @@ class Server:
                 talk.close()
                 continue
             self._make_room()
-            asker.streams.serve(talk)
+            asker.tcp.serve(talk)
 
     def _make_room(self) -> None:
         """Where all are many, who has most loses one."""
-        found = [asker.streams for asker in self._askers.values()]
-        if sum(len(streams.open) for streams in found) >= _STREAMS_MAX:
-            max(found, key=lambda streams: len(streams.open)).close(1)
+        found = [asker.tcp for asker in self._askers.values()]
+        if sum(len(server.open) for server in found) >= _CONNECTIONS_MAX:
+            max(found, key=lambda server: len(server.open)).close(1)
 
 
 def main(name: str) -> None:

@@ -6,22 +6,17 @@ may open no file, start nothing, map no code, join no namespace, and reach no pr
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
-import struct
 
 from sandbox.seccomp.compile import compile_filter
 from sandbox.seccomp.rules import ALLOW, LOW, Clause, Clauses, Condition, errno, spec_of
 from sandbox.seccomp.syscalls_x86_64 import NUMBERS
-
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
-SECCOMP_SET_MODE_FILTER = 1
-LANDLOCK_CREATE_RULESET_VERSION = 1
-# Rights on files that exist from each version of Landlock on, as a number of low bits.
-_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-_SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1, 2
-_CAPABILITY_VERSION_3 = 0x20080522
+from sandbox.services.network.confine import (
+    close_files,
+    filter_calls,
+    keep_capabilities,
+    refuse_privileges,
+)
 
 DESCRIPTORS = 20_000
 DATA_BYTES = 256 << 20
@@ -86,45 +81,7 @@ def confine() -> None:
 
     A kernel without Landlock is no failure: the filter alone leaves no way to name a file.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def check(step: str, result: int) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), step)
-        return result
-
-    def call(name: str, *arguments: object) -> int:
-        wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-        return check(name, int(libc.syscall(ctypes.c_long(NUMBERS[name]), *wide)))
-
-    zero = ctypes.c_ulong(0)
-    no_new_privs = libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero)
-    check("no_new_privs", no_new_privs)
-    check("dumpable", libc.prctl(PR_SET_DUMPABLE, zero, zero, zero, zero))
-    call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
-    _close_files(call)
-
-    program = make_filter()
-    buffer = ctypes.create_string_buffer(program, len(program))
-    pointer = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
-    call("seccomp", SECCOMP_SET_MODE_FILTER, 0, pointer)
-
-
-def _close_files(call: object) -> None:
-    """Landlock without a rule: nothing in any file system, no other process's socket or signal."""
-    assert callable(call)  # noqa: S101
-    try:
-        version = call("landlock_create_ruleset", None, 0, LANDLOCK_CREATE_RULESET_VERSION)
-    except OSError:
-        return
-    rights = (1 << max(bits for since, bits in _FILE_RIGHTS.items() if since <= version)) - 1
-    scoped = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL
-    attributes = struct.pack("=Q", rights)
-    if version >= 6:
-        attributes += struct.pack("=QQ", 0, scoped)
-    ruleset = call("landlock_create_ruleset", attributes, len(attributes), 0)
-    try:
-        call("landlock_restrict_self", ruleset, 0)
-    finally:
-        os.close(ruleset)
+    keep_capabilities()
+    refuse_privileges()
+    close_files()
+    filter_calls(make_filter())

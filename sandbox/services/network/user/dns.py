@@ -15,7 +15,7 @@ import socket
 from select import EPOLLIN
 
 from sandbox.services.network.user import message as wire
-from sandbox.services.network.user.streams import Stream
+from sandbox.services.network.user.dns_tcp_client import TcpExchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _Pending:
         self.number = 0
         self.question = b""
         self.channel: _Channel | None = None
-        self.stream: Stream | None = None
+        self.stream: TcpExchange | None = None
 
 
 class _Channel:
@@ -380,7 +380,7 @@ class Resolver:
                 self._again(pending)
 
         try:
-            pending.stream = Stream(self._loop, family, address, message, done)
+            pending.stream = TcpExchange(self._loop, family, address, message, done)
         except OSError:
             self._again(pending)
             return

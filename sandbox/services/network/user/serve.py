@@ -30,7 +30,7 @@ from socket import AF_UNIX, SO_TYPE, SOCK_DGRAM, SOCK_SEQPACKET, SOL_SOCKET, rec
 from sandbox.policy.egress import parse_rules
 from sandbox.services.network.user import confine, dns
 from sandbox.services.network.user.account import Account
-from sandbox.services.network.user.asked import Streams
+from sandbox.services.network.user.dns_tcp_server import TcpServer
 from sandbox.services.network.user.egress import Egress
 from sandbox.services.network.user.icmp import Icmp
 from sandbox.services.network.user.loop import Loop
@@ -109,7 +109,7 @@ class Server:
         egress, resolver = parts(loop, config, site, self._account)
         setting = Setting(loop, site, egress, self._account, limits)
         hub = Hub(loop, limits.pipes, limits.connections)
-        tcp = Tcp(setting, hub, Streams(loop, resolver).serve)
+        tcp = Tcp(setting, hub, TcpServer(loop, resolver).serve)
         tun_fd = received.files.pop("tun", None)
         tun = None if tun_fd is None else Tun(loop, tun_fd)
         listeners: list[socket] = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sandbox.services.network.user import packets
 from sandbox.services.network.user.account import Account
-from sandbox.services.network.user.asked import Streams
+from sandbox.services.network.user.dns_tcp_server import TcpServer
 from sandbox.services.network.user.icmp import Icmp
 from sandbox.services.network.user.loop import Loop
 from sandbox.services.network.user.relay import Hub
@@ -47,7 +47,7 @@ class Net:
         resolver = Echo(self.loop)
         self.ours = ours
         self.tun = Tun(self.loop, ours.fileno())
-        self.tcp = Tcp(setting, Hub(self.loop, 2, 16), Streams(self.loop, resolver).serve)
+        self.tcp = Tcp(setting, Hub(self.loop, 2, 16), TcpServer(self.loop, resolver).serve)
         self.tcp.start(self.tun, [], {})
         self.udp = Udp(setting, self.tun, resolver)
         self.icmp = Icmp(setting, self.tun)

@@ -1,4 +1,4 @@
-"""One question to a name server over TCP: connect, send, receive, give back."""
+"""DNS over TCP to a name server of the host: one question, connect, send, receive, give back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sandbox.services.network.user.loop import Loop
 
 
-class Stream:
+class TcpExchange:
     """Calls `done` once with the answer, or None; never before the constructor returned.
 
     Raises OSError when no connection can be begun. Who made it closes it, also before `done`.

@@ -12,43 +12,43 @@ if TYPE_CHECKING:
     from sandbox.services.network.user.setting import Resolver
 
 IDLE_S = 20.0
-STREAMS = 64
+CONNECTIONS = 64
 OUTSTANDING = 32
 READ = 4096
 
 
-class Streams:
+class TcpServer:
     """The connections to the name server, each alone bounded and all together too."""
 
     def __init__(self, loop: Loop, resolver: Resolver) -> None:
         self.loop = loop
         self.resolver = resolver
-        self.open: set[_Stream] = set()
+        self.open: set[_Connection] = set()
 
     def serve(self, sock: socket) -> None:
         """Answer on an accepted, non-blocking connection, and close it."""
-        if len(self.open) >= STREAMS:
+        if len(self.open) >= CONNECTIONS:
             sock.close()
         else:
-            self.open.add(_Stream(self, sock))
+            self.open.add(_Connection(self, sock))
 
-    def close(self, most: int = STREAMS) -> None:
+    def close(self, most: int = CONNECTIONS) -> None:
         """Give up connections, whatever they wait for, `most` of them."""
-        for stream in tuple(self.open)[:most]:
-            stream.close()
+        for connection in tuple(self.open)[:most]:
+            connection.close()
 
 
-class _Stream:
+class _Connection:
     """One connection; answers are sent in the order in which they come."""
 
-    def __init__(self, streams: Streams, sock: socket) -> None:
-        self._streams = streams
+    def __init__(self, server: TcpServer, sock: socket) -> None:
+        self._server = server
         self._sock: socket | None = sock
         self._data = bytearray()
         self._waiting = 0
         self._ended = False
-        self._timer = streams.loop.later(IDLE_S, self.close)
-        streams.loop.watch(sock.fileno(), EPOLLIN, self._ready)
+        self._timer = server.loop.later(IDLE_S, self.close)
+        server.loop.watch(sock.fileno(), EPOLLIN, self._ready)
 
     def _ready(self, _mask: int) -> None:
         if self._sock is None:
@@ -62,13 +62,13 @@ class _Stream:
             return
         if not part:
             self._ended = True
-            self._streams.loop.forget(self._sock.fileno())
+            self._server.loop.forget(self._sock.fileno())
             if not self._waiting:
                 self.close()
             return
         self._data += part
         self._timer.cancel()
-        self._timer = self._streams.loop.later(IDLE_S, self.close)
+        self._timer = self._server.loop.later(IDLE_S, self.close)
         while self._sock is not None and len(self._data) >= 2:
             end = 2 + (self._data[0] << 8 | self._data[1])
             if len(self._data) < end:
@@ -79,7 +79,7 @@ class _Stream:
                 self.close()
                 return
             self._waiting += 1
-            self._streams.resolver.ask(message, self._answer, stream=True)
+            self._server.resolver.ask(message, self._answer, stream=True)
 
     def _answer(self, message: bytes) -> None:
         if self._sock is None:
@@ -98,7 +98,7 @@ class _Stream:
         """Forget it; again is harmless."""
         self._timer.cancel()
         if self._sock is not None:
-            self._streams.loop.forget(self._sock.fileno())
+            self._server.loop.forget(self._sock.fileno())
             self._sock.close()
             self._sock = None
-            self._streams.open.discard(self)
+            self._server.open.discard(self)
