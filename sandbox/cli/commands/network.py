@@ -15,7 +15,7 @@ from sandbox.policy.model import NETWORK_MODES
 from sandbox.policy.units import format_duration, format_rate
 from sandbox.services.network.bridge import upkeep
 from sandbox.services.network.bridge.definitions import DEFAULT, MTU, Definition, Gate, load, names
-from sandbox.services.network.bridge.subnets import parse_subnet
+from sandbox.services.network.bridge.subnets import Subnet, check_subnet, parse_subnet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,12 @@ def _read(option: str, check: Callable[[Any], Any], text: object) -> Any:
         raise UsageError(f"{option}: {error.findings[0][1]}") from error
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from error
+
+
+def _subnet(text: str) -> Subnet:
+    found = parse_subnet(text)
+    check_subnet(found)
+    return found
 
 
 @command.command("create", short_help="Make a network.")
@@ -72,7 +78,7 @@ def create(
 ) -> int:
     """Make the network NAME; its bridge comes up with the first sandbox on it."""
     _name(name)
-    found = [_read("--subnet", parse_subnet, text) for text in subnets]
+    found = [_read("--subnet", _subnet, text) for text in subnets]
     if len({len(each.base) for each in found}) < len(found):
         raise UsageError("--subnet: one of each family is enough")
     if no_ipv6 and any(len(each.base) == 16 for each in found):

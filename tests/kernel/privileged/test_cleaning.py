@@ -172,7 +172,7 @@ def test_a_subnet_that_the_host_uses(host: Host) -> None:
     ],
 )
 def test_what_cannot_be_a_network(host: Host, words: tuple[str, ...], why: str) -> None:
-    assert why in refused(host, "network", "create", "a", *words)
+    assert why in refused(host, "network", "create", "a", *words, code=2)
 
 
 def test_a_foreign_bridge_of_that_name(host: Host) -> None:

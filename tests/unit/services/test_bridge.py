@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import HostError, StateError
+from sandbox.errors import HostError, SetupError, StateError
 from sandbox.services.network.bridge import definitions, egress, firewall, leases, ports, shaping
 from sandbox.services.network.bridge.definitions import Definition
-from sandbox.services.network.bridge.leases import Lease, Published
+from sandbox.services.network.bridge.leases import Lease
 from sandbox.services.network.bridge.subnets import (
     EVERYWHERE,
     Subnet,
@@ -23,6 +23,7 @@ from sandbox.services.network.bridge.subnets import (
     parse_address,
     parse_subnet,
 )
+from sandbox.services.network.ports import Port
 
 NETWORK = Definition("mine", "sbx1", "10.50.0.0/29", "fd00:1::/64")
 
@@ -102,7 +103,7 @@ def test_addresses_are_used_again_as_late_as_possible() -> None:
 def test_a_lease_is_read_as_it_was_written(base: Path) -> None:
     definitions.save(NETWORK)
     wanted = {
-        "ports": (Published("127.0.0.1", 8080, 80), Published("::", 53, 53, "udp")),
+        "ports": (Port("127.0.0.1", 8080, 80), Port("::", 53, 53, "udp")),
         "allow": ("example.org:443", "public/udp"),
         "deny": ("10.0.0.0/8",),
         "dns": ("192.0.2.53",),
@@ -210,9 +211,7 @@ def test_what_the_host_did_not_forward_is_dropped() -> None:
 
 
 def test_ports_of_one_address_go_before_those_of_all() -> None:
-    lease = Lease(
-        NETWORK, 2, ("one",), (Published(EVERYWHERE[0], 80, 1), Published("192.0.2.1", 80, 2))
-    )
+    lease = Lease(NETWORK, 2, ("one",), (Port(EVERYWHERE[0], 80, 1), Port("192.0.2.1", 80, 2)))
     text = firewall.ruleset([NETWORK], [lease], (True, True))
     assert text.index("192.0.2.1 . 6 . 80 : 10.50.0.2 . 2") < text.index(
         "{ 6 . 80 : 10.50.0.2 . 1 }"
@@ -229,7 +228,7 @@ def test_ports_of_one_address_go_before_those_of_all() -> None:
     ],
 )
 def test_which_ports_are_the_same(one: tuple[str, int], other: tuple[str, int], same: bool) -> None:
-    assert ports._same(Published(*one, 1), Published(*other, 2)) == same
+    assert ports._same(Port(*one, 1), Port(*other, 2)) == same
 
 
 def test_a_rate_alone_needs_no_netem() -> None:
@@ -237,3 +236,34 @@ def test_a_rate_alone_needs_no_netem() -> None:
     assert shaping._discipline(shaping.Shape(rate=10**6))[0] == "tbf"
     assert shaping._discipline(shaping.Shape(rate=10**6, delay=0.1))[0] == "netem"
     assert shaping._discipline(shaping.Shape(loss=1))[0] == "netem"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "cause", "hint"),
+    [
+        (
+            1,
+            "/dev/stdin:3:9-12: Error: Could not process rule: No such file or directory\nadd",
+            "nft: Could not process rule: No such file or directory",
+            "the kernel needs nf_tables",
+        ),
+        (
+            1,
+            "netlink: Error: cache initialization failed: Operation not permitted",
+            "nft: cache initialization failed: Operation not permitted",
+            "CAP_NET_ADMIN",
+        ),
+        (1, "/dev/stdin:1:1-4: Error: syntax error, unexpected x", "nft: syntax error", "newer"),
+        (1, "out of paper", "nft: out of paper", ""),
+        (-9, "", "nft: exit code -9", ""),
+    ],
+)
+def test_what_nft_says_is_explained(
+    monkeypatch: pytest.MonkeyPatch, code: int, said: str, cause: str, hint: str
+) -> None:
+    monkeypatch.setattr(firewall, "find_program", lambda _name: "/sbin/nft")
+    monkeypatch.setattr(firewall, "run_program", lambda *_words, **_more: (code, said))
+    with pytest.raises(SetupError) as caught:
+        firewall.apply("")
+    assert caught.value.cause.startswith(cause)
+    assert hint in caught.value.hint if hint else not caught.value.hint

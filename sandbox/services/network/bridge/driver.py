@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from sandbox.errors import SetupError
 from sandbox.policy.egress import show_address
 from sandbox.services.network import Network
 from sandbox.services.network.bridge import definitions, links, names, upkeep
@@ -12,6 +11,7 @@ from sandbox.services.network.bridge.definitions import DEFAULT, Gate
 from sandbox.services.network.bridge.leases import drop, take
 from sandbox.services.network.bridge.ports import choose_ports
 from sandbox.services.network.bridge.shaping import Shape, shape
+from sandbox.services.network.ports import record_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,19 +35,7 @@ class Bridged(Network):
 
     def record(self, folder: int) -> None:
         """The ports, for others."""
-        if self._lease.ports:
-            rows = (
-                f'{{"protocol": "{port.protocol}", "address": "{port.address}", '
-                f'"port": {port.port}, "inner": {port.inside}}}'
-                for port in self._lease.ports
-            )
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                with os.fdopen(os.open("ports", flags, 0o600, dir_fd=folder), "w") as file:
-                    file.write(f"[{', '.join(rows)}]")
-            except OSError as error:
-                cause = (error.strerror or str(error)).lower()
-                raise SetupError("cannot keep the list of ports", cause=cause) from error
+        record_ports(folder, self._lease.ports)
 
     def share(self) -> tuple[int, ...]:
         """The lock of the lease."""

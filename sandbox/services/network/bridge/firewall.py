@@ -189,7 +189,7 @@ def _published(leases: Sequence[Lease]) -> list[str]:
                 every = port.address in EVERYWHERE
                 key = f"{NUMBERS[port.protocol]} . {port.port}"
                 key = key if every else f"{port.address} . {key}"
-                tables.setdefault((family, every), []).append(f"{key} : {address} . {port.inside}")
+                tables.setdefault((family, every), []).append(f"{key} : {address} . {port.inner}")
     rules = []
     for (family, every), entries in sorted(tables.items(), key=lambda each: each[0][1]):
         only = f"meta nfproto {'ipv6' if family == 'ip6' else 'ipv4'}"
@@ -224,11 +224,17 @@ def apply(text: str) -> None:
     start = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
     code, said = run_program(program, "-f", "-", text=start + text)
     if code:
-        lines = [line for line in said.splitlines() if "Error" in line] or said.splitlines()
-        raise SetupError(
-            "cannot set up the networks' firewall",
-            cause=f"nft: {lines[0].rpartition('Error: ')[2]}"
-            if lines
-            else f"nft exits with {code}",
-            hint="the kernel needs nf_tables with nat, masquerade and fib: see sbx doctor",
-        )
+        lines = [line for line in said.splitlines() if "Error: " in line] or said.splitlines()
+        cause = lines[0].rpartition("Error: ")[2] if lines else f"exit code {code}"
+        hint = next((hint for words, hint in _HINTS if words in cause), "")
+        raise SetupError("cannot set up the networks' firewall", cause=f"nft: {cause}", hint=hint)
+
+
+_LACKS = "the kernel needs nf_tables with nat, masquerade and fib: see sbx doctor"
+# By what nft says, in English: most are the kernel's words.
+_HINTS = (
+    ("No such file or directory", _LACKS),
+    ("Operation not supported", _LACKS),
+    ("Operation not permitted", "root of a container needs CAP_NET_ADMIN over its network"),
+    ("syntax error", "install a newer nftables: see nft --version"),
+)

@@ -15,6 +15,7 @@ from sandbox.record import Record
 from sandbox.services.network.bridge.definitions import Definition, read_lines, write_file
 from sandbox.services.network.bridge.egress import Learned
 from sandbox.services.network.bridge.subnets import FIRST, mac_address
+from sandbox.services.network.ports import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,15 +26,6 @@ _GONE = "."
 _LEARNED = ".learned"
 
 
-class Published(Record):
-    """A port of the host's `address` ("0.0.0.0" or "::" is all) that leads to one inside."""
-
-    address: str
-    port: int
-    inside: int
-    protocol: str = "tcp"
-
-
 class Lease(Record):
     """One sandbox on a network. `allow` and `deny`: rules of policy/egress.py; `learned`: what the
     names in them led to; `dns`: name servers instead of the host's."""
@@ -41,7 +33,7 @@ class Lease(Record):
     network: Definition
     number: int
     names: tuple[str, ...] = ()
-    ports: tuple[Published, ...] = ()
+    ports: tuple[Port, ...] = ()
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
@@ -81,7 +73,7 @@ class Lease(Record):
     def lines(self) -> list[str]:
         """Its file's content."""
         found = [f"name={name}" for name in self.names]
-        found += [f"port={p.address} {p.port} {p.inside} {p.protocol}" for p in self.ports]
+        found += [f"port={p.address} {p.port} {p.inner} {p.protocol}" for p in self.ports]
         for key in ("allow", "deny", "dns"):
             found += [f"{key}={text}" for text in getattr(self, key)]
         return found
@@ -97,7 +89,7 @@ def _decode(network: Definition, number: int, lines: list[str]) -> Lease:
     for value in found.get("port", ()):
         parts = value.split(" ")
         if len(parts) == 4 and parts[1].isdecimal() and parts[2].isdecimal():
-            ports.append(Published(parts[0], int(parts[1]), int(parts[2]), parts[3]))
+            ports.append(Port(parts[0], int(parts[1]), int(parts[2]), parts[3]))
     names, allow, deny, dns = (
         tuple(found.get(key, ())) for key in ("name", "allow", "deny", "dns")
     )

@@ -8,8 +8,9 @@ import errno
 from sandbox.errors import HostError, PolicyError
 from sandbox.policy.egress import parse_publish, show_address
 from sandbox.services.network.bridge.definitions import load_all
-from sandbox.services.network.bridge.leases import Published, living
+from sandbox.services.network.bridge.leases import living
 from sandbox.services.network.bridge.subnets import EVERYWHERE
+from sandbox.services.network.ports import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _TRIES = 16
 _LOOPBACK6 = bytes(15) + b"\1"
 
 
-def choose_ports(network: Definition, texts: Sequence[str]) -> tuple[Published, ...]:
+def choose_ports(network: Definition, texts: Sequence[str]) -> tuple[Port, ...]:
     """Every port that `texts` ask for, those that the host picks with it; under the gate.
 
     Raises PolicyError, and HostError for one that is in use.
@@ -36,7 +37,7 @@ def choose_ports(network: Definition, texts: Sequence[str]) -> tuple[Published, 
             hint="leave -p out, or use a network without --internal",
         )
     taken = [port for each in load_all() for lease in living(each) for port in lease.ports]
-    found: list[Published] = []
+    found: list[Port] = []
     for text in texts:
         wish = parse_publish(text)
         if wish.address == _LOOPBACK6:
@@ -53,19 +54,19 @@ def choose_ports(network: Definition, texts: Sequence[str]) -> tuple[Published, 
     return tuple(found)
 
 
-def _ports(wish: Publish, taken: Sequence[Published]) -> list[Published]:
+def _ports(wish: Publish, taken: Sequence[Port]) -> list[Port]:
     address = show_address(wish.address)
     if wish.low:
         span = range(wish.high - wish.low + 1)
-        wanted = [Published(address, wish.low + n, wish.inner + n, wish.protocol) for n in span]
+        wanted = [Port(address, wish.low + n, wish.inner + n, wish.protocol) for n in span]
         for port in wanted:
             _check(port, taken)
             _bind(port)
         return wanted
     for _ in range(_TRIES):
-        port = Published(
+        port = Port(
             address,
-            _bind(Published(address, 0, wish.inner, wish.protocol)),
+            _bind(Port(address, 0, wish.inner, wish.protocol)),
             wish.inner,
             wish.protocol,
         )
@@ -74,7 +75,7 @@ def _ports(wish: Publish, taken: Sequence[Published]) -> list[Published]:
     raise HostError(f"cannot find a free port at {address}", cause="others take them meanwhile")
 
 
-def _same(port: Published, other: Published) -> bool:
+def _same(port: Port, other: Port) -> bool:
     if (port.port, port.protocol) != (other.port, other.protocol):
         return False
     if (":" in port.address) != (":" in other.address):
@@ -83,12 +84,12 @@ def _same(port: Published, other: Published) -> bool:
     return either[0] == either[1] or any(address in EVERYWHERE for address in either)
 
 
-def _check(port: Published, taken: Sequence[Published]) -> None:
+def _check(port: Port, taken: Sequence[Port]) -> None:
     if any(_same(port, other) for other in taken):
         raise _in_use(port, "another sandbox has published it")
 
 
-def _bind(port: Published) -> int:
+def _bind(port: Port) -> int:
     """Whether a program of the host has it, by trying; the port, which 0 has the kernel pick."""
     family = _socket.AF_INET6 if ":" in port.address else _socket.AF_INET
     kind = _socket.SOCK_DGRAM if port.protocol == "udp" else _socket.SOCK_STREAM
@@ -108,7 +109,7 @@ def _bind(port: Published) -> int:
     return number
 
 
-def _in_use(port: Published, cause: str) -> HostError:
+def _in_use(port: Port, cause: str) -> HostError:
     address = f"[{port.address}]" if ":" in port.address else port.address
     return HostError(
         f"cannot publish port {port.port}/{port.protocol} at {address}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sandbox.errors import HostError, PolicyError, SbxError, StateError
+from sandbox.errors import HostError, SbxError, StateError
 from sandbox.policy.egress import show_address
 from sandbox.services.network.bridge import firewall, links, names, settings
 from sandbox.services.network.bridge.definitions import (
@@ -17,12 +17,7 @@ from sandbox.services.network.bridge.definitions import (
     save,
 )
 from sandbox.services.network.bridge.leases import all_leases, dead, drop, living, retire, retired
-from sandbox.services.network.bridge.subnets import (
-    Subnet,
-    check_subnet,
-    free_subnet,
-    local_subnet,
-)
+from sandbox.services.network.bridge.subnets import Subnet, free_subnet, local_subnet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +34,8 @@ _LATE_S = 5.0
 def define(
     name: str, subnets: tuple[Subnet, ...] = (), *, ipv6: bool = True, **more: object
 ) -> Definition:
-    """Make up a network and write it down; what `subnets` does not say is chosen.
-
-    Raises PolicyError and HostError.
+    """Make up a network and write it down; what `subnets` (each has passed `check_subnet`) does not
+    say is chosen. Raises StateError where there is one of this name, HostError for what is in use.
     """
     if load(name) is not None:
         raise StateError(
@@ -50,10 +44,6 @@ def define(
     others = load_all()
     taken = [*links.used_subnets(), *(s for each in others for s in (each.v4, each.v6) if s)]
     for subnet in subnets:
-        try:
-            check_subnet(subnet)
-        except ValueError as error:
-            raise PolicyError("cannot use the subnet", cause=str(error)) from error
         clash = next((other for other in taken if subnet.overlaps(other)), None)
         if clash:
             raise _conflict(name, subnet, clash, others)
@@ -288,7 +278,7 @@ def describe(network: Definition) -> dict[str, object]:
                     "addresses": [show_address(each) for each in addresses],
                     "mac": lease.mac.hex(":"),
                     "link": lease.link,
-                    "published": [dict(port) for port in lease.ports],
+                    "published": [port.as_dict() for port in lease.ports],
                 }
             )
     found["sandboxes"] = sandboxes

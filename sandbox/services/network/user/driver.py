@@ -21,6 +21,7 @@ from sandbox.host.network import network_facts
 from sandbox.launcher.image import seal_bytes
 from sandbox.plan.endpoints import addresses, names
 from sandbox.services.network import Network, children
+from sandbox.services.network.ports import Port, record_ports
 from sandbox.services.network.user.upstreams import host_upstreams
 
 TYPE_CHECKING = False
@@ -119,26 +120,14 @@ class UserNetwork(Network):
             ) from error
         return bound, wanted.inner + number
 
-    def ports(self) -> list[dict[str, Any]]:
-        """What is published: protocol, address and port of the host, port inside."""
+    def _ports(self) -> list[Port]:
+        """What is published, with the ports that the kernel has picked."""
         found = []
         for bound, inner in self._published:
             address, port = bound.getsockname()[:2]
             protocol = "tcp" if bound.type == _socket.SOCK_STREAM else "udp"
-            row = {"protocol": protocol, "address": address, "port": port, "inner": inner}
-            found.append(row)
+            found.append(Port(address, port, inner, protocol))
         return found
-
-    def _ports_text(self) -> str:
-        """The same as JSON, whose module would take longer to load than the sandbox to start."""
-        rows = [
-            ", ".join(
-                f'"{key}": {value if key in _NUMBERS else _quoted(value)}'
-                for key, value in row.items()
-            )
-            for row in self.ports()
-        ]
-        return f"[{', '.join(f'{{{row}}}' for row in rows)}]"
 
     def _start(self) -> None:
         """In a process group of its own, so that no key of a terminal ends it."""
@@ -176,15 +165,10 @@ class UserNetwork(Network):
             made = os.open("network", flags, 0o600, dir_fd=folder)
             os.close(self._account_fd)
             self._account_fd = made
-            if self._published:
-                ports = os.open("ports", flags, 0o600, dir_fd=folder)
-                try:
-                    os.write(ports, self._ports_text().encode())
-                finally:
-                    os.close(ports)
         except OSError as error:
             cause = (error.strerror or str(error)).lower()
             raise SetupError("cannot keep the account of the network", cause=cause) from error
+        record_ports(folder, self._ports())
 
     # ---- the sandbox is held -----------------------------------------------------------------
 
@@ -285,7 +269,7 @@ class UserNetwork(Network):
         if not living and self._pid:
             self._await_end()
         self._final = {
-            "ports": self.ports(),
+            "ports": [port.as_dict() for port in self._ports()],
             "lost": self._lost,
             **read_account(self._account_fd),
         }
@@ -327,7 +311,6 @@ class UserNetwork(Network):
         self._pid = 0
 
 
-_NUMBERS = ("port", "inner")
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "PYTHONHOME")
 _PUBLISH_HINTS = {
     errno.EADDRINUSE: "name another port of the host, or 0 to have one picked",
@@ -358,10 +341,6 @@ def _readable(fd: int, patience_s: float) -> bool:
 
 def _shown(place: str, port: int) -> str:
     return f"[{place}]:{port}" if ":" in place else f"{place}:{port}"
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"'  # of letters, digits, ".", ":" alone
 
 
 def read_account(fd: int) -> dict[str, Any]:
