@@ -8,8 +8,8 @@
 
 PORTS is a port or a range such as 8000-8010; PROTOCOL is tcp, udp or icmp. Without PROTOCOL a rule
 holds for all three, with PORTS for tcp and udp. Every rule has one canonical spelling (`text`).
-Owns the grammar and what kind of place an address is. Pure; judges nothing: that is
-services/network/user's. Every function raises ValueError with one line.
+Owns the grammar and what kind of place an address is. Pure; judges nothing: in the mode "user" that
+is services/network/user's, on bridges the kernel's. Every function raises ValueError with one line.
 """
 
 from __future__ import annotations
