@@ -22,7 +22,7 @@ from sandbox.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 else:  # the module `signal` would import enum
     import _signal as signal
 
@@ -179,9 +179,9 @@ def launch(
         launched.pidfd = _open_pidfd(ours, launched.pid)
         if cgroup is not None:
             name, folder = cgroup(launched.pid)
-            _hand_over(channel, os.fsencode(name), (folder,))
+            send_with(channel, os.fsencode(name), (folder,))
         if namespaces is not None:
-            _hand_over(channel, bytes(namespaces), tuple(namespaces.values()))
+            send_with(channel, bytes(namespaces), tuple(namespaces.values()))
         return launched
     except BaseException as error:
         if launched:
@@ -232,10 +232,27 @@ def _channel(child: Descriptors) -> tuple[_socket.socket, int]:
         far.close()
 
 
-def _hand_over(channel: _socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
-    """Put the descriptors where the launcher finds them before any order."""
+def send_with(channel: _socket.socket, data: bytes, fds: Sequence[int], flags: int = 0) -> None:
+    """Send a message with descriptors. Raises OSError.
+
+    What a user has in flight, in all processes together, is held against the sender's soft limit
+    of open files (unix(7), ETOOMANYREFS): a payload with the caller's id can have taken as many.
+    """
     packed = struct.pack(f"{len(fds)}i", *fds)
-    channel.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
+    try:
+        channel.sendmsg([data], rights, flags)
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS:
+            raise
+        from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+        had = getrlimit(RLIMIT_NOFILE)
+        setrlimit(RLIMIT_NOFILE, (had[1], had[1]))
+        try:
+            channel.sendmsg([data], rights, flags)
+        finally:
+            setrlimit(RLIMIT_NOFILE, had)
 
 
 def _connect(launched: Launched, child: Descriptors, *, merge_stderr: bool) -> dict[int, int]:

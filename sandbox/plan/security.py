@@ -20,6 +20,9 @@ REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 READ = EXECUTE | READ_FILE | READ_DIR
 NET_TCP = 3
 SCOPES = {"abstract-unix-socket": 1, "signal": 2}
+# Of the caller's limit of open files so many are the caller's alone: what a user has in flight is
+# held against the limit of each sender, and one with a lower limit than a payload's sends no more.
+DESCRIPTORS_KEPT = 1024
 TERMINALS = ("/dev/pts", "/dev/tty", "/dev/console", "/dev/ptmx")
 
 
@@ -90,7 +93,10 @@ def bound(wanted: int | None, most: int | None) -> int:
 
 
 def _rlimit(limit: Rlimit, caller: dict[str, int | None]) -> ops.SetRlimit:
-    hard = bound(limit.hard, caller.get(limit.name))
+    most = caller.get(limit.name)
+    if limit.name == "nofile" and most is not None and most >= 2 * DESCRIPTORS_KEPT:
+        most -= DESCRIPTORS_KEPT
+    hard = bound(limit.hard, most)
     return ops.SetRlimit(ops.RLIMITS[limit.name], min(bound(limit.soft, None), hard), hard)
 
 

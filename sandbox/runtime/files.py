@@ -23,6 +23,7 @@ from sandbox.errors import (
     StateError,
 )
 from sandbox.host.accounts import find_account
+from sandbox.launcher.spawn import send_with
 from sandbox.plan import ops
 from sandbox.plan.wire import decode
 from sandbox.policy.model import NO_MAP
@@ -149,11 +150,8 @@ class Files:
     # ---- requests ----
 
     def _send(self, data: bytes, *fds: int) -> None:
-        import array
-
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self._control.sendmsg([data or b"\0"], rights)
+            send_with(self._control, data or b"\0", fds)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._broken() from error
 

@@ -86,6 +86,47 @@ def test_a_flood_is_bounded_and_others_work_meanwhile(
         assert 0 < own_peak_kib(running) < OWN_KIB
 
 
+def test_descriptors_in_flight_leave_the_user_some(
+    sbx: Sbx, attack_rootfs: Path, tmp_path: Path
+) -> None:
+    """What one sandbox has in flight counts for its user, so for who starts another one."""
+    limit = 512
+    shell = ("sh", "-c", 'ulimit -Sn 512; exec "$@"', "sh", sbx.path)
+
+    def low(*words: object) -> subprocess.CompletedProcess[str]:
+        argv = [*shell, *map(str, words)]
+        return subprocess.run(
+            argv, env=sbx.env, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    name = "flight"
+    words = (
+        "--policy",
+        "strict",
+        "--ulimit",
+        f"nofile={limit}",
+        attack_rootfs,
+        "/attack",
+        "flight",
+        0,
+    )
+    started = sbx("run", "-d", "--name", name, *words, "hold")
+    assert started.returncode == 0, started.stderr
+    try:
+        end = time.monotonic() + 30
+        while not (made := sbx("logs", name).stdout) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert int(made) > limit - 100
+        for more in (), ("--network", "user"), ("-t",):
+            done = low("run", *more, "--policy", "strict", attack_rootfs, "/probe", "--ids")
+            assert done.returncode == 0, done.stderr
+        for command in ("exec", name, "/probe", "--ids"), ("cp", f"{name}:/probe", tmp_path / "p"):
+            done = low(*command)
+            assert done.returncode == 0, done.stderr
+    finally:
+        sbx("rm", "-f", name)
+
+
 def test_two_floods_at_once_are_counted_apart(sbx: Sbx, attack_rootfs: Path, small: Path) -> None:
     """RLIMIT_NPROC counts in each sandbox's own user namespace."""
     words = ("--policy", small, attack_rootfs, "/attack", "forks", 0, "hold")

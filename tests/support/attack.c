@@ -12,8 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -206,6 +208,38 @@ static int flood_terminals(int unused)
 	most.rlim_cur = most.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &most);
 	return count_opens("/dev/ptmx");
+}
+
+/* Descriptors in messages that nobody reads: they count for the user, not for a process. */
+static int flood_flight(int unused)
+{
+	struct rlimit most;
+	long made = 0;
+	int ends[2];
+	(void)unused;
+	getrlimit(RLIMIT_NOFILE, &most);
+	most.rlim_cur = most.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &most);
+	union {
+		char bytes[CMSG_SPACE(100 * sizeof(int))];
+		struct cmsghdr header;
+	} rights = { .bytes = { 0 } };
+	rights.header.cmsg_level = SOL_SOCKET;
+	rights.header.cmsg_type = SCM_RIGHTS;
+	rights.header.cmsg_len = CMSG_LEN(100 * sizeof(int)); /* of standard input */
+	struct iovec one = { "x", 1 };
+	struct msghdr message = { .msg_iov = &one,
+				  .msg_iovlen = 1,
+				  .msg_control = rights.bytes,
+				  .msg_controllen = sizeof(rights.bytes) };
+	while (made < MANY && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0) {
+		while (made < MANY && sendmsg(ends[0], &message, MSG_DONTWAIT) > 0)
+			made += 100;
+		if (errno == ETOOMANYREFS)
+			break;
+	}
+	printf("%ld\n", made);
+	return 0;
 }
 
 static int fill_disk(int unused)
@@ -429,6 +463,7 @@ static const struct {
 	{ "zombies", leave_zombies },
 	{ "descriptors", flood_descriptors },
 	{ "terminals", flood_terminals },
+	{ "flight", flood_flight },
 	{ "disk", fill_disk },
 	{ "inodes", fill_inodes },
 	{ "signal", die_by },

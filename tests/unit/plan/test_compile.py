@@ -307,12 +307,18 @@ def test_what_is_kept_is_not_discarded(facts: HostFacts) -> None:
     assert plan.degradations == ()
 
 
-def test_hard_limits_of_the_caller_are_not_exceeded(facts: HostFacts) -> None:
-    plan = compile_plan(strict(), facts, make_request(hard_limits=(("nofile", 512),)))
+@pytest.mark.parametrize(
+    ("callers", "payloads"), [(512, 512), (2047, 2047), (4096, 3072), (5000, 3976), (5120, 4096)]
+)
+def test_hard_limits_of_the_caller_are_not_exceeded(
+    facts: HostFacts, callers: int, payloads: int
+) -> None:
+    """Where it has many, some open files are the caller's alone."""
+    plan = compile_plan(strict(), facts, make_request(hard_limits=(("nofile", callers),)))
     limit = next(
         s.op
         for s in plan.steps
         if isinstance(s.op, ops.SetRlimit) and s.op.resource == ops.RLIMITS["nofile"]
     )
-    assert limit.hard == 512
-    assert limit.soft <= 512
+    assert limit.hard == payloads
+    assert limit.soft <= payloads

@@ -14,11 +14,11 @@ import os
 import select
 import sys
 import time
-from struct import pack
 
 from sandbox.errors import HostError, SbxError, SetupError
 from sandbox.host.network import network_facts
 from sandbox.launcher.image import seal_bytes
+from sandbox.launcher.spawn import send_with
 from sandbox.plan.endpoints import addresses, names
 from sandbox.services.network import Network, children
 from sandbox.services.network.ports import Port, record_ports
@@ -200,12 +200,8 @@ class UserNetwork(Network):
                 os.close(fd)
 
     def _send(self, words: tuple[Any, ...], descriptors: list[int]) -> None:
-        rights = [
-            (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack(f"{len(descriptors)}i", *descriptors))
-        ]
-        data = marshal.dumps(words, 4)
         assert self._channel is not None  # noqa: S101 - between start and close
-        self._channel.sendmsg([data], rights if descriptors else [], _socket.MSG_NOSIGNAL)
+        send_with(self._channel, marshal.dumps(words, 4), descriptors, _socket.MSG_NOSIGNAL)
 
     def _config(self) -> dict[str, Any]:
         wanted = self._policy.network
