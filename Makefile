@@ -17,7 +17,7 @@ help:
 	@echo "make bench   time sbx beside bwrap, crun, firejail and podman where they are installed"
 	@echo "make bench-vm  what control groups add to a start, in the guests of make vm and make vm-systemd"
 	@echo "make vm      the tests of escapes, of the kernel and of control groups, on the kernel of User-Mode Linux"
-	@echo "make vm-processors  controllers for processors and disks, on an emulated machine with this release's kernel"
+	@echo "make vm-processors  processors, weights of disks, faults of networks, on an emulated machine"
 	@echo "make vm-systemd  scopes of the user's systemd, in a second guest (as root)"
 	@echo "make clean   remove what was built"
 

@@ -348,14 +348,15 @@ run_vm_systemd() {
         ${VM_SYSTEMD_ARGS:-tests/vm/systemd})
 }
 
-# Several processors and every controller: an emulated machine with the kernel of this release.
+# Several processors, every controller and queueing discipline: an emulated machine with the kernel of
+# this release.
 run_vm_processors() {
     kernel=$shared/kernel-$(suite)
     sync_source
     sh "$checkout/tests/vm/kernel.sh" "$kernel" || fail "there is no kernel for the machine" "it needs apt, busybox and kmod"
     say "pytest on a machine with two processors as $(user_name)"
     as_user env PYTHONDONTWRITEBYTECODE=1 sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
-        "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin --vm-machine "$kernel" ${VM_ARGS:-tests/vm/processors}
+        "$venv/bin/python" -m pytest -p no:cacheprovider -p tests.vm.plugin --vm-machine "$kernel" ${VM_ARGS:-tests/vm/processors tests/vm/networks}
 }
 
 # All, where there can be guests at all; in CI there must be.

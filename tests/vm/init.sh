@@ -25,7 +25,15 @@ else
     ln -s /usr/lib/uml/modules /mnt/modules/lib/modules
     ln -s /usr/lib/uml/modules /mnt/modules/usr/lib/modules
 fi
-for module in virtio_blk ext4 overlay tun veth bridge nf_tables nft_masq; do modprobe -q -d "$modules" $module; done
+for module in virtio_blk ext4 overlay tun veth bridge sch_netem sch_tbf nf_tables nft_masq \
+    nft_chain_nat nft_ct nft_fib_inet nft_reject_inet; do modprobe -q -d "$modules" $module; done
+
+# Root's networks keep their state there; this root is the host's, and read-only.
+if [ "$disk" = /dev/vda ]; then
+    mkdir -p /mnt/lib/upper /mnt/lib/work
+    mount -t overlay -o lowerdir=/var/lib,upperdir=/mnt/lib/upper,workdir=/mnt/lib/work overlay /var/lib
+    mkdir -p /var/lib/sbx
+fi
 
 # Its top belongs to the user, as a home does.
 mkdir /mnt/disk

@@ -2,7 +2,7 @@
 
     pytest -p tests.vm.plugin tests/escape tests/kernel
     pytest -p tests.vm.plugin --vm-system FOLDER --vm-user NAME tests/vm/systemd
-    pytest -p tests.vm.plugin --vm-machine FOLDER tests/vm/processors
+    pytest -p tests.vm.plugin --vm-machine FOLDER tests/vm/processors tests/vm/networks
 
 Each report comes back from the guest as it was made there: outcome, output, duration. A test whose
 report does not come is a failure, with the guest's console.
@@ -41,7 +41,7 @@ LEFT_OUT = {
     "tests/kernel/test_from_host.py::test_every_program_finds": "its processes are slow",
 }
 KEPT = ("LANG", "PATH", "SBX_CI")
-AS_ROOT = "tests/vm/root/"  # these run as the guest's root
+AS_ROOT = ("tests/vm/root/", "tests/vm/networks/")  # these run as the guest's root
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
