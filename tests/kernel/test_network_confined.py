@@ -11,12 +11,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from sandbox.services.network.user import packets
-from tests.support.netspace import GATEWAY4, PATHS, Space, space
+from tests.support.netspace import DNS4, GATEWAY4, PATHS, Space, space
 
 ATTEMPTS = """
 import ctypes, json, os, signal, socket, sys
@@ -258,6 +258,69 @@ def test_a_flood_of_datagrams_hurts_nobody_else(neighbour: Space) -> None:
         dropped = net.wait_account(lambda account: account["dropped"])["dropped"]
         assert dropped.get("flows", 0) + dropped.get("flow rate", 0) > 1000
         assert net.rss_mib() < 25
+
+
+def attempt(call: Callable[[], bytes]) -> bytes:
+    try:
+        return call()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("kind", ["out", "in", "datagrams", "names"])
+def test_without_watches_it_goes_on(kind: str) -> None:
+    """They are counted for the user: other sandboxes can use them up."""
+    with socket.create_server(("127.0.0.1", 0)) as host, socket.socket(type=2) as sink:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(2)
+        port = host.getsockname()[1]
+        published = [(host, 80)] if kind == "in" else []
+        with space(limits={"scarce": 1}, published=published) as net:
+            inside = net.tcp()
+            inside.bind(("10.0.2.100", 80))
+            inside.listen()
+            inside.settimeout(2)
+            host.settimeout(2)
+
+            def through(sock: socket.socket, listener: socket.socket) -> bytes:
+                with sock, listener.accept()[0] as other:
+                    other.settimeout(2)
+                    sock.settimeout(2)
+                    other.sendall(b"x")
+                    return sock.recv(1)
+
+            def outward() -> bytes:
+                sock = net.tcp()
+                sock.settimeout(3)
+                sock.connect((GATEWAY4, port))
+                return through(sock, host)
+
+            def inward() -> bytes:
+                return through(socket.create_connection(("127.0.0.1", port), 2), inside)
+
+            def datagram() -> bytes:
+                with net.udp() as sock:
+                    sock.sendto(b"x", (GATEWAY4, sink.getsockname()[1]))
+                    return sink.recv(9)
+
+            def name() -> bytes:
+                with net.tcp() as sock:
+                    sock.settimeout(2)
+                    sock.connect((DNS4, 53))
+                    sock.sendall(b"\0\1x")
+                    return sock.recv(100)[-1:]
+
+            calls = {
+                "out": outward,
+                "in": inward,
+                "datagrams": datagram,
+                "names": name,
+            }
+            found = [attempt(calls[kind]) for _ in range(8)]
+            assert b"x" in found
+            assert b"" in found
+            assert net.supervisor.poll() is None
+            inside.close()
 
 
 def test_the_rate_of_connections_is_bounded() -> None:

@@ -6,6 +6,7 @@ and "ADDRESS>TARGET", which leads elsewhere.
 
 from __future__ import annotations
 
+import errno
 from socket import AF_INET, AF_INET6, inet_pton
 
 from sandbox.policy.egress import show_address
@@ -67,6 +68,26 @@ class Echo:
             answer((b"stream " if stream else b"datagram ") + message)
 
 
+class Scarce:
+    """An epoll that has no room for one watch of three (max_user_watches)."""
+
+    def __init__(self, epoll: Any) -> None:
+        self._epoll = epoll
+        self._asked = 0
+
+    def register(self, fd: int, events: int) -> None:
+        self._asked += 1
+        if self._asked % 3 == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._epoll.register(fd, events)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
 def parts(loop: Loop, config: dict[str, Any], site: Site, account: Account) -> Any:
     del account
+    if "scarce" in config["limits"]:
+        # In its first round: without what it begins with it does not serve at all.
+        loop.soon(lambda: setattr(loop, "_epoll", Scarce(loop._epoll)))
     return Listed(site, config["allow"]), Echo(loop)

@@ -240,14 +240,14 @@ class Resolver:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError:
             return open_now[0] if open_now else None
+        channel = _Channel(made)
         try:
             made.connect(address)
+            self._loop.watch(made.fileno(), EPOLLIN, lambda _events: self._read(server, channel))
         except OSError:
             made.close()
             return None
-        channel = _Channel(made)
         open_now.append(channel)
-        self._loop.watch(made.fileno(), EPOLLIN, lambda _events: self._read(server, channel))
         return channel
 
     def _retire(self, channel: _Channel) -> None:

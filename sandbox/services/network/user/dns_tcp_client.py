@@ -39,7 +39,11 @@ class TcpExchange:
         if begun not in {0, errno.EINPROGRESS}:
             self._socket.close()
             raise OSError(begun, os.strerror(begun))
-        loop.watch(self._socket.fileno(), EPOLLOUT, self._ready)
+        try:
+            loop.watch(self._socket.fileno(), EPOLLOUT, self._ready)
+        except OSError:
+            self._socket.close()
+            raise
 
     def close(self) -> None:
         """End it; `done` will not be called."""

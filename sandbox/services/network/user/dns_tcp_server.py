@@ -30,7 +30,10 @@ class TcpServer:
         if len(self.open) >= CONNECTIONS:
             sock.close()
         else:
-            self.open.add(_Connection(self, sock))
+            try:
+                self.open.add(_Connection(self, sock))
+            except OSError:
+                sock.close()
 
     def close(self, most: int = CONNECTIONS) -> None:
         """Give up connections, whatever they wait for, `most` of them."""
@@ -47,8 +50,8 @@ class _Connection:
         self._data = bytearray()
         self._waiting = 0
         self._ended = False
-        self._timer = server.loop.later(IDLE_S, self.close)
         server.loop.watch(sock.fileno(), EPOLLIN, self._ready)
+        self._timer = server.loop.later(IDLE_S, self.close)
 
     def _ready(self, _mask: int) -> None:
         if self._sock is None:

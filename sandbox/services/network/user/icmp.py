@@ -128,14 +128,14 @@ class Icmp:
             return None
         try:
             sock.connect((inet_ntop(family, verdict.target), 0))
+            flow = _Echo(sock, counters, source, target, identifier)
+            self._loop.watch(sock.fileno(), EPOLLIN, lambda _: self._ready(flow))
         except OSError as error:
             sock.close()
             counters.failed += 1
             self._refuse(packet, target, packets.kinds_of(error.errno))
             return None
-        flow = _Echo(sock, counters, source, target, identifier)
         self._flows[source + target + identifier] = flow
-        self._loop.watch(sock.fileno(), EPOLLIN, lambda _: self._ready(flow))
         return flow
 
     def _ready(self, flow: _Echo) -> None:

@@ -60,7 +60,11 @@ class Loop:
         self._going = False
 
     def watch(self, fd: int, events: int, ready: Callable[[int], None]) -> None:
-        """Call `ready` with the epoll events of `fd` whenever one of `events` holds."""
+        """Call `ready` with the epoll events of `fd` whenever one of `events` holds.
+
+        Raises OSError: the kernel counts the watches of a user's processes together (epoll(7),
+        max_user_watches), so another sandbox can have used them up.
+        """
         self._epoll.register(fd, events)
         self._ready[fd] = ready
 

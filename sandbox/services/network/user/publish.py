@@ -154,9 +154,12 @@ class Published:
         if failure not in (0, errno.EINPROGRESS):
             self._fail(inner, visit)
             return
-        self._setting.loop.watch(
-            inner.fileno(), EVENTS, lambda mask: self._inner_ready(inner, visit, mask)
-        )
+        try:
+            self._setting.loop.watch(
+                inner.fileno(), EVENTS, lambda mask: self._inner_ready(inner, visit, mask)
+            )
+        except OSError:
+            self._fail(inner, visit)
 
     def _inner_ready(self, inner: socket, visit: _Visit, mask: int) -> None:
         if mask & EPOLLERR:

@@ -148,8 +148,14 @@ class Relay:
             (inner, self._out, self._inner_ready),
             (outer, self._in, self._outer_ready),
         ):
+            try:
+                known = hub.loop.take_over(sock.fileno(), EVENTS, ready)
+            except OSError:
+                counters.failed += 1
+                self.abort()
+                return
             # Of one that is watched already the events up to now went elsewhere: try it.
-            if hub.loop.take_over(sock.fileno(), EVENTS, ready):
+            if known:
                 way.readable = way.exhaust = True
         hub.loop.soon(self._continue)
 

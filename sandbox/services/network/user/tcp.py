@@ -61,7 +61,7 @@ ACCEPTS_A_ROUND = 64
 KEEPALIVE_S = 120
 PAUSE_S = 0.2
 
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
 REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET)
 
 
@@ -164,14 +164,13 @@ class Tcp:
         held.counters = self._account.opened("tcp", key[2], key[3], verdict.name)
         held.gate = self._egress.gate(verdict, key[3])
         try:
-            outer = outward(verdict.target)
+            held.outer = outer = outward(verdict.target)
+            failure = outer.connect_ex((inet_ntop(outer.family, verdict.target), key[3]))
+            if failure not in (0, errno.EINPROGRESS):
+                return failure
+            self._loop.watch(outer.fileno(), EVENTS, lambda mask: self._outer_ready(key, mask))
         except OSError as error:
             return error.errno or errno.EIO
-        held.outer = outer
-        failure = outer.connect_ex((inet_ntop(outer.family, verdict.target), key[3]))
-        if failure not in (0, errno.EINPROGRESS):
-            return failure
-        self._loop.watch(outer.fileno(), EVENTS, lambda mask: self._outer_ready(key, mask))
         return 0
 
     def _outer_ready(self, key: Key, mask: int) -> None:

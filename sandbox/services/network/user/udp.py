@@ -202,13 +202,14 @@ class Udp:
             # As much as a normal user may have: bursts wait here while the process is elsewhere.
             sock.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)
             sock.connect((inet_ntop(sock.family, verdict.target), dport))
+            flow = _Flow(sock, counters, (source, sport), (target, dport))
+            self._loop.watch(sock.fileno(), EPOLLIN, lambda mask: self._ready(flow, mask))
         except OSError as error:
             sock.close()
             counters.failed += 1
             self._refuse(packet[:end], target, error.errno)
             return None
-        flow = self._flows[key] = _Flow(sock, counters, (source, sport), (target, dport))
-        self._loop.watch(sock.fileno(), EPOLLIN, lambda mask: self._ready(flow, mask))
+        self._flows[key] = flow
         return flow
 
     def _ready(self, flow: _Flow, mask: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import select
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -654,3 +656,28 @@ def test_the_name_servers_of_the_host(tmp_path: Path) -> None:
     assert host_upstreams(str(file)) == (("127.0.0.1", 53),)
     os.mkfifo(tmp_path / "pipe")
     assert host_upstreams(str(tmp_path / "pipe")) == (("127.0.0.1", 53),)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_watches_a_question_fails_and_the_next_does_not(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The kernel counts them for the user: another sandbox may have them all."""
+    world = make()
+
+    def say(asked: bytes, tcp: bool) -> bytes:
+        found = [record(ASKED, 1, packed("8.8.8.8"))]
+        return response(asked, found, flags=0x8380 if stream and not tcp else 0x8180)
+
+    world.server(say)
+    watch = world.loop.watch
+
+    def scarce(fd: int, events: int, ready: Callable[[int], None]) -> None:
+        if stream == (events == select.EPOLLOUT):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        watch(fd, events, ready)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.loop, "watch", scarce)
+        assert world.one("a.example.org")[3] & 15 == SERVFAIL
+    assert world.one("a.example.org")[3] & 15 == 0

@@ -1,6 +1,7 @@
 """A sandbox that sends whatever it likes: nothing is raised, and no table outgrows its bound."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.services.network.user import packets
+from sandbox.services.network.user import icmp, packets
 from sandbox.services.network.user.account import Account
 from sandbox.services.network.user.dns_tcp_server import TcpServer
 from sandbox.services.network.user.icmp import Icmp
@@ -173,3 +174,23 @@ def test_a_short_length_in_the_header_cuts_the_datagram(net: Net) -> None:
     net.server.setblocking(False)
     with pytest.raises(BlockingIOError):
         net.server.recv(100)
+
+
+def test_an_echo_request_without_a_watch_is_refused(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket for datagrams stands in for one that few users may have."""
+    monkeypatch.setattr(icmp, "socket", lambda family, kind, _: socket.socket(family, kind))
+    monkeypatch.setattr(net.icmp._setting, "egress", Listed(SITE, ("*",)))
+    before = len(os.listdir("/proc/self/fd"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    request = bytearray(packets.echo_reply(SITE.sandbox4, b"\x7f\0\0\2", b"id", b"\0\1"))
+    request[packets.VNET_SIZE + 20] = icmp.REQUEST4
+    with monkeypatch.context() as patch:
+        patch.setattr(net.loop, "watch", full)
+        answers = net.feed([bytes(request)])
+    assert [packet[packets.VNET_SIZE + 20] for packet in answers] == [3]
+    assert len(os.listdir("/proc/self/fd")) == before
