@@ -98,9 +98,10 @@ class Policy(Record):
         """How many bytes of output may pass."""
         return self._with("with_output_limit", "process", {"output_limit": size})
 
-    def with_network(self, mode: str) -> Self:
-        """The network mode: "none", "host" or "container:NAME"."""
-        return self._with("with_network", "network", {"mode": mode})
+    def with_network(self, mode: str, **values: Any) -> Self:
+        """The network mode: "none", "user", "bridge", "host" or "container:NAME"; with other values
+        of the section `network`: `allow=["example.org:443"]`, `publish` and so on."""
+        return self._with("with_network", "network", {"mode": mode, **values})
 
     def with_user(self, user: int | str, group: int | str | None = None) -> Self:
         """The user inside, by number or by a name of the root file system."""

@@ -73,7 +73,7 @@ def overrides(
     """
     values: dict[tuple[str, str], Any] = {
         ("process", "timeout"): timeout,
-        ("process", "env"): dict(env) if env else None,
+        ("process", "env"): _environment(env),
         ("process", "cwd"): cwd,
         ("identity", "user"): user,
         ("filesystem", "mounts"): [absolute_mount(mount) for mount in mounts] or None,
@@ -94,6 +94,12 @@ def overrides(
         if value is not None:
             sections.setdefault(section, {})[key] = value
     return sections
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str] | None:
+    if env and not hasattr(env, "keys"):
+        raise UsageError("env must be a mapping of names to values", cause=f"found {env!r}")
+    return dict(env) if env else None
 
 
 def _words(name: str, given: Iterable[str]) -> list[str] | None:

@@ -397,6 +397,12 @@ def show_address(address: bytes) -> str:
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
+def show_place(address: str, port: int, protocol: str, name: str = "") -> str:
+    """What was reached, as a rule writes it, behind the name that led there, if one did."""
+    place = f"{f'[{address}]' if ':' in address else address}:{port}" if port else address
+    return f"{name} {place}/{protocol}".lstrip()
+
+
 def _show_network(network: bytes, bits: int) -> str:
     shown = show_address(network)
     shown = f"[{shown}]" if len(network) == 16 else shown

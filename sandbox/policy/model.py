@@ -321,6 +321,12 @@ class Policy(Record):
         """Whether an option of the command line set "section.key"."""
         return self.origin(key).startswith("-")
 
+    def by_call(self, key: str) -> bool:
+        """Whether an option of the command line or a keyword of a call set "section.key"."""
+        where = self.origin(key)
+        called = where.startswith(("sandbox.", "SandboxExecutor"))
+        return self.by_flag(key) or (called and not where.endswith(".toml"))
+
     def asked(self, key: str) -> bool:
         """Whether a flag or a policy of the user's own set "section.key"."""
         return dict(self.origins).get(key, BUILT_IN[0]) not in BUILT_IN

@@ -139,21 +139,39 @@ def check_policy(policy: Policy) -> list[Finding]:
 
 
 def _check_network(policy: Policy) -> list[Finding]:
-    """Rules that are wished for by hand must have a network that follows them."""
+    """What is wished for by hand must have a network that follows it."""
     wanted = policy.network
     if wanted.mode == "bridge" and wanted.sni:
         return [("network.sni", 'needs network.mode = "user": only there connections are read')]
-    if wanted.mode in JUDGED_MODES:
-        return []
-    where = policy.origin("network.mode")
-    foreign = wanted.mode in FOREIGN_MODES
-    text = f'needs network.mode = "user" or "bridge", and it is {quote(wanted.mode)} (from {where})'
+    found: list[Finding] = []
+    if wanted.mode not in JUDGED_MODES:
+        found += _without_network(policy, '"user" or "bridge"', _OF_JUDGED)
+    if wanted.mode != "bridge":
+        found += _without_network(policy, '"bridge"', _OF_BRIDGES)
+    return found
+
+
+_OF_JUDGED = ("allow", "deny", "dns", "publish", "sni")
+_OF_BRIDGES = ("aliases", "rate", "delay", "loss")
+
+
+def _without_network(policy: Policy, needed: str, names: tuple[str, ...]) -> list[Finding]:
+    wanted, where = policy.network, policy.origin("network.mode")
+    text = f"needs network.mode = {needed}, and it is {quote(wanted.mode)} (from {where})"
+    keys = [f"network.{name}" for name in names if getattr(wanted, name)]
+    refused = wanted.mode in FOREIGN_MODES and names is _OF_JUDGED
     return [
-        (key, text)
-        for name in ("allow", "deny", "dns", "publish", "sni")
-        if getattr(wanted, name)
-        and (policy.by_flag(key := f"network.{name}") or (foreign and policy.asked(key)))
+        (key, f"{text}{_cure(policy, needed, key)}")
+        for key in keys
+        if policy.by_call(key) or (refused and policy.asked(key))
     ]
+
+
+def _cure(policy: Policy, needed: str, key: str) -> str:
+    """The option that is missing, where no other one says the opposite."""
+    if policy.by_call("network.mode") or not policy.by_flag(key):
+        return ""
+    return "; add --network user" if "user" in needed else "; add --network NAME"
 
 
 def _check_resources(policy: Policy) -> list[Finding]:

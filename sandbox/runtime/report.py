@@ -142,6 +142,10 @@ class Report(Record):
         rows = [("result", self._result()), ("used", f"{used}, {output}")]
         rows.append(("under", self._under()))
         rows.append(("layers", ", ".join(self.layers) or "none"))
+        if self.network_account:
+            from sandbox.runtime.reached import account_rows
+
+            rows += account_rows(self.network_account)
         if self.degradations:
             rows.append(("lost", "; ".join(f"{d.lost} ({d.cause})" for d in self.degradations)))
         return [f"{key:<7} {value}" for key, value in rows]

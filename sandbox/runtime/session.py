@@ -109,7 +109,7 @@ def session_turns(policy: Policy, task: Task, options: RunOptions) -> Turns[Repo
         session.say_why(report)
         return report
     except SbxError as error:
-        session.publish(failed_report(name, policy, error, session.elapsed_s()))
+        session.publish(failed_report(session.name, policy, error, session.elapsed_s()))
         raise
     finally:
         session.close()
@@ -163,6 +163,11 @@ class _Session:
         self._account: Account | None = None
         self._launched: Launched | None = None
         self._living = False
+
+    @property
+    def name(self) -> str:
+        """The sandbox's: one that nobody named is given another when others can find it."""
+        return self._task.name
 
     def elapsed_s(self) -> float:
         """Seconds since the session began."""

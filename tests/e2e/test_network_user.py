@@ -129,11 +129,24 @@ def test_ipv6_and_names_of_the_host(run: Run) -> None:
 
 
 def test_denials_are_told_as_they_come(run: Run) -> None:
-    code = "shown(ask('192.168.77.7', 80))\nimport time; time.sleep(0.3)\n"
+    code = (
+        "shown(ask('192.168.77.7', 80))\n"
+        "try: socket.getaddrinfo('not.listed.example', 80)\n"
+        "except socket.gaierror: pass\n"
+        "import time; time.sleep(0.3)\n"
+    )
     _, _, told = run(code, "--debug")
-    assert "a connection was denied: tcp 192.168.77.7 80" in told
+    assert "the network denied: 192.168.77.7:80/tcp (not listed)" in told
+    assert told.count("the network denied: the name not.listed.example") == 1
     _, _, told = run(code)
     assert "denied" not in told
+
+
+def test_people_read_it_in_the_report(sbx: Sbx, debian: Path) -> None:
+    code = "import socket; socket.create_connection(('192.168.77.7', 80))"
+    words = ("--network", "user", "--report", "-", debian, "python3", "-c", code)
+    told = sbx("run", *words).stderr
+    assert "sbx: denied  192.168.77.7:80/tcp (not listed)\n" in told
 
 
 def test_deny_wins_over_allow(run: Run) -> None:
@@ -376,8 +389,11 @@ def test_nothing_of_it_stays(sbx: Sbx) -> None:
     [
         (
             ("--allow", "example.org:443"),
-            'needs network.mode = "user" or "bridge", and it is "none"',
+            'needs network.mode = "user" or "bridge", and it is "none" (from default.toml); '
+            "add --network user",
         ),
+        (("--network-alias", "web"), 'needs network.mode = "bridge", and it is "none"'),
+        (("--network", "user", "--net-rate", "10M"), 'needs network.mode = "bridge"'),
         (("--network", "user", "--allow", "exa_mple..org"), "--allow: "),
         (("--network", "user", "--allow", "host"), "write host:PORT"),
         (("--network", "user", "-p", "80"), "--publish: must be [IP:]HOSTPORT:PORT"),

@@ -145,6 +145,18 @@ def test_status_descriptor(sbx: Sbx, rootfs: Path) -> None:
     assert [event for event in events if "exited" in str(event)], events
 
 
+def test_a_sandbox_has_one_name_also_when_it_fails(sbx: Sbx, rootfs: Path) -> None:
+    reader, writer = os.pipe()
+    try:
+        sbx("run", "--status-fd", writer, rootfs, "nonesuch", pass_fds=(writer,))
+        events = [json.loads(line) for line in os.read(reader, 1 << 16).splitlines()]
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert [event["event"] for event in events] == ["started", "exited"]
+    assert events[0]["name"] == events[1]["report"]["name"]
+
+
 def test_copy_is_chosen_aloud(sbx: Sbx, rootfs: Path, tmp_path: Path) -> None:
     policy = tmp_path / "copy.toml"
     policy.write_text('extends = "default"\n[filesystem]\nroot = "copy"\n')

@@ -159,7 +159,7 @@ def test_who_started_it_may_go() -> None:
 def test_denials_are_told_when_asked_for() -> None:
     with space((), debug=True) as net, net.tcp() as sock:
         assert sock.connect_ex(("198.51.100.9", 25)) == errno.EHOSTUNREACH
-        assert net.control.recv(1000) == b"denied: tcp 198.51.100.9 25  (not listed)"
+        assert net.control.recv(1000) == b"denied: 198.51.100.9:25/tcp (not listed)"
 
 
 def raw(net: Space) -> socket.socket:

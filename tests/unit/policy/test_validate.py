@@ -284,6 +284,26 @@ def test_persist_needs_a_writable_root() -> None:
     assert found == [f"build.toml: filesystem.persist: {text}"]
 
 
+@pytest.mark.parametrize("called", ["--allow", "sandbox.run", "SandboxExecutor"])
+def test_what_is_wished_of_a_network_needs_one(called: str) -> None:
+    """A policy may name rules for a mode that comes later, a call may not."""
+    rules = {"network": {"allow": ["example.org"]}}
+    (found,) = problems(rules, origins={"network.allow": called})
+    assert 'network.mode = "user" or "bridge", and it is "none"' in found
+    for file in ("build.toml", "sandbox.toml"):
+        build_policy([Layer(file, rules, {"network.allow": file})])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("aliases", ["x"]), ("rate", "10M"), ("delay", "1s"), ("loss", "1%")]
+)
+@pytest.mark.parametrize("mode", ["none", "user", "host", "container:x"])
+def test_what_only_a_bridge_does_is_refused_elsewhere(key: str, value: object, mode: str) -> None:
+    data = {"namespaces": {"shares": ["net"]}, "network": {"mode": mode, key: value}}
+    (found,) = problems(data, origins={f"network.{key}": "--it"})
+    assert f'needs network.mode = "bridge", and it is "{mode}"' in found
+
+
 def test_a_profile_lies_beside_its_policy() -> None:
     data = {"seccomp": {"profile": "p.json"}}
     policy = build_policy([Layer("x", data, {}, "/etc/pol/x.toml")])

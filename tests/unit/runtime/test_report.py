@@ -205,6 +205,48 @@ def test_a_few_aligned_lines() -> None:
     ]
 
 
+ACCOUNTED = {
+    "ports": [],
+    "lost": "",
+    "destinations": [
+        {"protocol": "tcp", "address": "198.51.100.7", "port": 443, "name": "example.org"},
+        {"protocol": "udp", "address": "2001:db8::7", "port": 53, "name": ""},
+    ],
+    "published": [{"protocol": "tcp", "address": "127.0.0.1", "port": 8080}],
+    "others": {"connections": 0},
+    "denied": [
+        {
+            "protocol": "icmp",
+            "address": "192.0.2.1",
+            "port": 0,
+            "name": "",
+            "rule": "not listed",
+            "count": 2,
+        }
+    ],
+    "denied_others": 0,
+    "refused_names": [{"name": "\x1b[31mx.example", "count": 1}],
+    "refused_names_others": 3,
+    "dropped": {"flows": 2},
+}
+
+
+def test_people_hear_what_the_network_did() -> None:
+    assert REPORT.replace(network_account=ACCOUNTED).people()[4:-1] == [
+        "reached example.org 198.51.100.7:443/tcp, [2001:db8::7]:53/udp",
+        "served  127.0.0.1:8080/tcp",
+        "denied  192.0.2.1/icmp 2 times (not listed), the name \\x1b[31mx.example, 3 more",
+        "dropped 2 for flows",
+    ]
+
+
+def test_a_long_account_is_cut_short_for_people() -> None:
+    many = [{"protocol": "tcp", "address": "192.0.2.1", "port": n, "name": ""} for n in range(20)]
+    account = {**ACCOUNTED, "destinations": many, "others": {"connections": 5}}
+    reached = REPORT.replace(network_account=account).people()[4]
+    assert reached.endswith("192.0.2.1:7/tcp, 17 more")
+
+
 # ---- status lines ---------------------------------------------------------------------------
 
 

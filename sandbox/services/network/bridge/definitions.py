@@ -77,7 +77,7 @@ class Gate:
             raise HostError(
                 "cannot reach the host's networks",
                 cause="bridges belong to root",
-                hint="run sbx as root, or use a network of the sandbox's own",
+                hint="run sbx as root, or use --network user, which anybody can",
             )
         path = f"{private_dir(BASE)}/{_LOCK}"
         try:

@@ -6,7 +6,7 @@ sandbox cannot make its report long. Addresses are bytes (4 or 16, network order
 
 from __future__ import annotations
 
-from sandbox.policy.egress import show_address
+from sandbox.policy.egress import show_address, show_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ class Account:
         """The policy did not let something out; `rule` names what decided."""
         key = (protocol, address, port, rule, name[:NAME_MAX])
         if self.tell is not None and key not in self._denied and len(self._denied) < self._rows:
-            self.tell(
-                f"denied: {protocol} {show_address(address)} {port} {name[:NAME_MAX]} ({rule})"
-            )
+            place = show_place(show_address(address), port, protocol, name[:NAME_MAX])
+            self.tell(f"denied: {place} ({rule})")
         if key in self._denied or len(self._denied) < self._rows:
             self._denied[key] = self._denied.get(key, 0) + 1
         else:
@@ -80,6 +79,8 @@ class Account:
     def refused(self, name: str) -> None:
         """A domain name was not answered."""
         name = name[:NAME_MAX]
+        if self.tell is not None and name not in self._refused and len(self._refused) < self._rows:
+            self.tell(f"denied: the name {name}")
         if name in self._refused or len(self._refused) < self._rows:
             self._refused[name] = self._refused.get(name, 0) + 1
         else:

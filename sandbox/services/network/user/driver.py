@@ -245,7 +245,7 @@ class UserNetwork(Network):
             elif line.startswith(b"warning: "):
                 self._tell("the network of the sandbox", _printable(line[9:]))
             elif line.startswith(b"denied: "):
-                self._tell("a connection was denied", _printable(line[8:]))
+                self._tell("the network denied", _printable(line[8:]))
 
     def _lose(self, cause: str) -> None:
         if self._channel:
