@@ -37,7 +37,7 @@ static _Noreturn void give_up_alone(const char *text)
 	give_up(STAGE_SECURITY, &failure, CODE_SETUP_FAILED);
 }
 
-static uint32_t exec_flags(const struct plan *plan)
+uint32_t exec_flags(const struct plan *plan)
 {
 	struct cursor c = plan->exec.body;
 	return take_u32(&c);
@@ -191,18 +191,20 @@ _Noreturn void become_payload(struct context *ctx, const struct plan *plan)
 {
 	static const char *const own[] = { "self/ns/user" };
 	struct operation op = { 0 };
+	uint32_t flags = exec_flags(plan);
+	int watched = (ctx->joined || ctx->tenant || !(flags & EXEC_INIT)) && !(flags & EXEC_LEAVE);
 	if (setsid() < 0)
 		give_up_now(ctx, STAGE_SECURITY, "setsid");
 	if (!ctx->joined && plan_has(plan, OP_KEEP))
 		share(ctx, own, 1, NAMESPACE_INNER);
-	if (exec_flags(plan) & EXEC_IDLE)
+	if (flags & EXEC_IDLE)
 		_exit(0);
 	take_terminal(ctx);
 	reset_signals();
 	for (size_t at = 0; plan_next(plan, &at, &op);) {
 		if (plan_phase(op.opcode) != PHASE_PAYLOAD)
 			continue;
-		if (op.opcode == OP_CLOSE_DESCRIPTORS && (ctx->joined || ctx->tenant || !(exec_flags(plan) & EXEC_INIT)))
+		if (op.opcode == OP_CLOSE_DESCRIPTORS && watched)
 			die_with_parent();
 		if (payload_operation(ctx, &op, plan) == 0)
 			continue;
@@ -376,6 +378,7 @@ struct watcher {
 	void (*ended)(int code);
 	void (*broken)(int code);
 	const struct spaces *spaces;
+	int leaving;
 };
 
 static void reap(const struct watcher *w)
@@ -424,17 +427,20 @@ static void obey(struct watcher *w)
 		kill(-1, signal == ORDER_FREEZE ? SIGSTOP : SIGCONT);
 }
 
-static void notice_exec(struct pollfd *watch, pid_t payload)
+static void notice_exec(struct pollfd *watch, const struct watcher *w)
 {
 	char byte;
-	if (read(FD_EXEC_WATCH, &byte, 1) == 0)
-		send_running(payload);
+	if (read(FD_EXEC_WATCH, &byte, 1) == 0) {
+		send_running(w->payload);
+		if (w->leaving)
+			w->ended(0);
+	}
 	close(FD_EXEC_WATCH);
 	watch->fd = -1;
 }
 
 _Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)(int code),
-			  const struct spaces *spaces)
+			  const struct spaces *spaces, int leaving)
 {
 	sigset_t child;
 	sigemptyset(&child);
@@ -442,7 +448,7 @@ _Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)
 	int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (signals < 0)
 		give_up_alone("signalfd4");
-	struct watcher watcher = { payload, ended, broken, spaces };
+	struct watcher watcher = { payload, ended, broken, spaces, leaving };
 	struct pollfd watch[3] = { { FD_EXEC_WATCH, POLLIN, 0 },
 				   { FD_LIFELINE, POLLIN, 0 },
 				   { signals, POLLIN, 0 } };
@@ -453,7 +459,7 @@ _Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)
 		if (poll(watch, 3, -1) < 0 && errno != EINTR)
 			_exit(CODE_SETUP_FAILED);
 		if (watch[0].revents)
-			notice_exec(&watch[0], payload);
+			notice_exec(&watch[0], &watcher);
 		if (watch[1].revents)
 			obey(&watcher);
 		if (watch[2].revents && read(signals, &info, sizeof(info)) > 0)
@@ -499,5 +505,5 @@ _Noreturn void init_main(const struct plan *plan, const int shared[NAMESPACE_COU
 	close_all_but_ours();
 	spaces_find(&spaces, plan);
 	munmap((void *)(uintptr_t)plan->data, plan->length);
-	watch_over(payload, end, end, &spaces);
+	watch_over(payload, end, end, &spaces, 0);
 }

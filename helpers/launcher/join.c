@@ -269,5 +269,5 @@ _Noreturn void join_main(const struct plan *plan, int namespaces[NAMESPACE_COUNT
 	become_another(ctx, uid);
 	keep_only_kill();
 	close_all_but_ours();
-	watch_over(payload, leave, end_descendants, NULL);
+	watch_over(payload, leave, end_descendants, NULL, (exec_flags(plan) & EXEC_LEAVE) != 0);
 }

@@ -10,6 +10,7 @@
 
 #define EXEC_INIT 0x1U /* the payload runs under an init of ours */
 #define EXEC_IDLE 0x2U /* there is no payload: init waits for those who join */
+#define EXEC_LEAVE 0x4U /* who joined leaves its payload to the sandbox once that runs */
 
 /* Who writes the outer maps (ID_MAP). */
 enum map_way { MAP_DIRECT, MAP_HELPERS, MAP_SELF, MAP_STANDS };
@@ -160,9 +161,11 @@ void die_with_parent(void);
 void run_setup(struct context *ctx, const struct plan *plan);
 void keep_only_kill(void);
 void close_all_but_ours(void);
-/* `ended` comes after the payload's end, `broken` when the launcher has gone; neither returns. */
+uint32_t exec_flags(const struct plan *plan);
+/* `ended` comes after the payload's end, with `leaving` once it runs, `broken` when the launcher has
+ * gone; neither returns. */
 _Noreturn void watch_over(pid_t payload, void (*ended)(int code), void (*broken)(int code),
-			  const struct spaces *spaces);
+			  const struct spaces *spaces, int leaving);
 
 /* The writable file systems in memory that the plan makes (space.c): found while there is a plan, and
  * those that have no room left told of. */

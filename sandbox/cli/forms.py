@@ -111,6 +111,7 @@ _FORMS = (
         "exec",
         "exec.main",
         (
+            _flag("-d --detach", "Leave the command running in the background."),
             _flag("-i --interactive", "Connect the caller's standard input."),
             _flag("-t --tty", "Give the command a terminal of the sandbox's own."),
             Option(("-e", "--env"), "repeat", "", "Set a variable.", "NAME[=VALUE]"),

@@ -138,10 +138,12 @@ def launch(
     kept: Kept | None = None,
     namespaces: Mapping[int, int] | None = None,
     cgroup: Callable[[int], tuple[str, int]] | None = None,
+    silent: bool = False,
 ) -> Launched:
     """Start the launcher with `plan`; `pass_fds` keep their numbers inside. `namespaces`: those
     of the sandbox that the plan joins or shares with, by place. `cgroup` gets the launcher's pid
     and returns the name and directory of the control group, for which the launcher waits.
+    `silent`: the payload's streams are /dev/null.
 
     Safe in threads: every descriptor is close-on-exec, no global state is touched. Raises
     SetupError, HostError when RLIMIT_NOFILE is too low, UsageError for a bad `pass_fds`.
@@ -152,7 +154,7 @@ def launch(
     try:
         channel, far = _channel(child)
         launched = Launched(ours, channel)
-        if kept and kept.detached:
+        if silent or (kept and kept.detached):
             null = child.move(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             places = dict.fromkeys((0, 1, 2), null)
         else:

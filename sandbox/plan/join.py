@@ -31,7 +31,7 @@ class Entry(Record):
 
     `env` is added to the first command's environment; `cwd` "" is that command's. `account`
     None is its user. `capabilities`: the mask that the account may keep. `argv` is empty for a
-    check that something can be entered.
+    check that something can be entered. `leave`: once it runs, the command is the sandbox's.
     """
 
     argv: tuple[str, ...]
@@ -41,6 +41,7 @@ class Entry(Record):
     capabilities: int | None = None
     terminal: bool = False
     pass_fds: tuple[int, ...] = ()
+    leave: bool = False
 
 
 def join_plan(stored: tuple[ops.Op, ...], entry: Entry) -> tuple[ops.Op, ...]:
@@ -111,9 +112,8 @@ def _replace(op: ops.Op, entry: Entry, ids: ops.Ids, first: ops.Exec) -> ops.Op:
         keep = sorted({*entry.pass_fds, ops.CHANNEL, ops.EXEC_PIPE})
         return ops.CloseDescriptors(tuple(keep))
     if isinstance(op, ops.Exec):
-        return ops.Exec(
-            ops.EXEC_INIT, entry.argv, _environment(entry, first), entry.cwd or first.cwd
-        )
+        flags = ops.EXEC_INIT | ops.EXEC_LEAVE * entry.leave
+        return ops.Exec(flags, entry.argv, _environment(entry, first), entry.cwd or first.cwd)
     return op
 
 

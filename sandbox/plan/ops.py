@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8  # MOUNT_ATTR_*, mount_setattr(2)
 KERNEL_DIRECTORY = 1  # the mount point may not be reached through symlinks
 INFINITY = 2**64 - 1  # RLIM_INFINITY
-EXEC_INIT, EXEC_IDLE = 1, 2
+EXEC_INIT, EXEC_IDLE, EXEC_LEAVE = 1, 2, 4
 NESTING = "sys/user/max_user_namespaces"
 KEEP_DETACHED, KEEP_INPUT = 1, 2
 MAP_DIRECT, MAP_HELPERS, MAP_SELF, MAP_STANDS = 0, 1, 2, 3  # by the launcher, set-user-ID programs,

@@ -42,7 +42,8 @@ _ENDING_S = 1.0
 
 class Command(Record):
     """What to run in a living sandbox. `user` is USER[:GROUP], a number or a name of its own
-    passwd file, None for its first command's; `env` comes on top of that command's."""
+    passwd file, None for its first command's; `env` comes on top of that command's. `leave`:
+    nobody stays with it once it runs: it has no streams, and ends with the sandbox."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
@@ -53,6 +54,7 @@ class Command(Record):
     timeout_s: float = 0.0
     grace_s: float = 0.0
     output_limit: int = 0
+    leave: bool = False
 
 
 class Connection(Record):
@@ -67,7 +69,8 @@ class Connection(Record):
 
 
 def enter(folder: Folder, command: Command, connection: Connection) -> Report:
-    """Run `command` in the sandbox of `folder` to its end, and report.
+    """Run `command` in the sandbox of `folder` to its end, or to its start where it is left to
+    the sandbox, and report.
 
     Raises StateError when the sandbox is not there to be entered, UsageError for an unknown
     user, SetupError and CommandNotFound as run_session does.
@@ -97,19 +100,22 @@ def enter_turns(folder: Folder, command: Command, connection: Connection) -> Tur
 
 
 def _noted(folder: Folder, command: Command, turns: Turns[Report]) -> Turns[Report]:
-    """The same turns, whose begin and end those are told who watch."""
+    """The same turns, whose begin and end those are told who watch. Of a command that is left to
+    the sandbox nobody sees the end."""
     identity, code = new_id(), EXIT_SETUP
+    left = False
     text = " ".join((identity, *command.argv))
     note_exec(folder, Event(events.RUNNING, text=text.partition("\0")[0]))
     try:
         report = yield from turns
-        code = report.exit_code
+        code, left = report.exit_code, command.leave
         return report
     except SbxError as error:
         code = error.exit_code
         raise
     finally:
-        note_exec(folder, Event(events.DONE, status=code << 8, text=identity))
+        if not left:
+            note_exec(folder, Event(events.DONE, status=code << 8, text=identity))
 
 
 def plan_entry(folder: Folder, command: Command, namespaces: Mapping[int, int]) -> Plan:
@@ -130,6 +136,7 @@ def plan_entry(folder: Folder, command: Command, namespaces: Mapping[int, int]) 
         capabilities=capabilities,
         terminal=command.tty,
         pass_fds=command.pass_fds,
+        leave=command.leave,
     )
     return Plan(
         steps=tuple(Step(op, "exec") for op in join_plan(stored, entry)),
@@ -207,8 +214,10 @@ def _run(
             merge_stderr=connection.merge_stderr,
             namespaces=keeper.without_own(namespaces),
             cgroup=enter_group if group[0] else None,
+            silent=command.leave,
         )
-        streams.attach(launched, terminal=command.tty)
+        if not command.leave:
+            streams.attach(launched, terminal=command.tty)
         outcome = yield from Supervisor(
             launched,
             streams,
@@ -227,5 +236,7 @@ def _run(
     if outcome.errors or not (outcome.running or outcome.exited):
         _raise_failure(folder, outcome, plan, f"/proc/self/fd/{namespaces[keeper.ROOT]}")
     unwritten = next(iter(streams.errors()), None)
-    subject = Subject(known.name, known.policy, known.network)
+    # Who looked after it has left it, and ended well: that is what is known of it.
+    watched = not command.leave
+    subject = Subject(known.name, known.policy, known.network, has_init=watched)
     return make_report(subject, plan, outcome, streams.budget, unwritten)

@@ -1,10 +1,12 @@
 """exec: a further command in a living sandbox, also in one that does what it can against it."""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,54 @@ def test_a_folder_to_start_in_that_is_none(
     assert words[0] in done.stderr
     assert words[1] in done.stderr
     assert "step " not in done.stderr
+
+
+def test_a_command_in_the_background(sbx: Sbx, box: str) -> None:
+    """It runs when the call returns, its parent is the sandbox's init, and it ends with that."""
+    line = "exec 3> /tmp/said; pwd >&3; cat >&3; echo lost; echo $GIVEN >&3; exec sleep 4242.5"
+    options = ("-d", "-e", "GIVEN=1", "-w", "/tmp")
+    done = sbx("exec", *options, box, "sh", "-c", line, input="not read")
+    assert (done.stdout, done.stderr) == ("", "")
+    end = time.monotonic() + 30
+    while not (found := [one for one in processes(sbx, box) if "4242.5" in one["argv"]]):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert sbx("exec", box, "cat", "/tmp/said").stdout == "/tmp\n1\n"
+    shown = sbx("exec", box, "cat", f"/proc/{found[0]['inner_pid']}/status").stdout
+    assert "PPid:\t1\n" in shown
+    sbx("stop", "-t", "0", box)
+    assert not os.path.exists(f"/proc/{found[0]['pid']}")
+
+
+def processes(sbx: Sbx, box: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(sbx("top", "--format", "json", box).stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("-d", "BOX", "nosuch"), 127, "cannot run nosuch"),
+        (("-d", "-w", "/nope", "BOX", "true"), 125, "cannot start in /nope"),
+        (("-dt", "BOX", "true"), 2, "--tty: cannot be used with --detach"),
+        (("-di", "BOX", "true"), 2, "--interactive: cannot be used with --detach"),
+        (("-d", "BOX", "sh", "-c", "exit 3"), 0, ""),
+    ],
+)
+def test_what_is_known_of_a_command_in_the_background(
+    sbx: Sbx, box: str, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = sbx("exec", *(box if word == "BOX" else word for word in words))
+    assert done.returncode == code
+    assert said in done.stderr
+    assert bool(done.stderr) == bool(said)
+
+
+def test_the_end_of_one_in_the_background_is_seen_by_nobody(sbx: Sbx, box: str) -> None:
+    sbx("exec", "-d", box, "true")
+    told = sbx("events", "--no-follow").stdout
+    mine = [line for line in told.splitlines() if f" {box} " in line or f"name={box}" in line]
+    assert [line.split()[1] for line in mine if "exec" in line] == ["exec_start"]
 
 
 def test_options_stand_before_the_sandbox(sbx: Sbx, box: str) -> None:

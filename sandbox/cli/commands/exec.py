@@ -19,19 +19,30 @@ _ENDING_S = 1.0  # of a launcher whose sandbox has ended
 def main(parsed: Parsed) -> int:
     """Run COMMAND in the running SANDBOX, under the same profile.
 
-    Exit codes are those of `sbx run`. What COMMAND leaves running ends with the sandbox.
+    Exit codes are those of `sbx run`. What COMMAND leaves running ends with the sandbox, and so
+    does a COMMAND in the background, whose output goes nowhere.
     """
+    leave = parsed.has("--detach")
+    for name in ("--interactive", "--tty"):
+        if leave and parsed.has(name):
+            raise UsageError(
+                f"{name}: cannot be used with --detach",
+                cause="a command in the background is connected to nobody",
+                hint="for a terminal to come back to, start a sandbox with: sbx run -dit",
+            )
     command = Command(
         argv=command_words(parsed, "sbx exec", "SANDBOX"),
         env=_environment(parsed.texts("--env")),
         cwd=parsed.text_or("--workdir", ""),
         user=parsed.text("--user"),
         tty=parsed.has("--tty"),
+        leave=leave,
     )
     folder = find(parsed.words[0])
     try:
         stdin = 0 if parsed.has("--interactive") else None
-        report = enter(folder, command, Connection(stdin=stdin))
+        outputs = (None, None) if leave else (1, 2)
+        report = enter(folder, command, Connection(stdin, *outputs))
         if report.reason == "launcher-killed":
             render.warn(_unseen_end(folder))
     finally:

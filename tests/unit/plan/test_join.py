@@ -84,6 +84,8 @@ def test_the_profile_of_a_joining_command_is_the_stored_one(policy: Policy) -> N
     kinds = [type(op) for op in joined if op.opcode >= PAYLOAD_PHASE]
     assert kinds == [type(op) for op in stored if type(op) in kinds]
     assert joined[-1] == stored[-1].replace(flags=ops.EXEC_INIT, argv=("id", "-u"))
+    left = join_plan(stored, Entry(("id",), leave=True))[-1]
+    assert left == stored[-1].replace(flags=ops.EXEC_INIT | ops.EXEC_LEAVE, argv=("id",))
 
 
 def rulesets(made: tuple[ops.Op, ...]) -> list[ops.LandlockRuleset]:
