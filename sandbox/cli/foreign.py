@@ -41,7 +41,16 @@ _ROWS: tuple[tuple[str, int, str], ...] = (
     ("--rootfs", 0, "not needed: the first word that is no option is ROOTFS"),
     ("--platform --pull", 1, _NO_IMAGES),
     ("-l --label --label-file --annotation --cidfile", 1, f"{_NOT_YET}; see --name and --report"),
-    ("--log-driver --log-opt", 1, "output goes to where sbx's own goes; redirect it"),
+    ("--log-driver", 1, "output goes to where sbx's own goes; redirect it, or see sbx logs"),
+    ("--log-opt", 1, "use --log-max-size SIZE"),
+    ("--storage-opt", 1, "put it into a policy file: filesystem.size"),
+    ("--cgroup-parent", 1, "put it into a policy file: resources.driver"),
+    ("--kernel-memory", 1, "use --memory SIZE"),
+    ("--expose", 1, "not needed: -p publishes any port"),
+    ("--ip --ip6 --mac-address", 1, _NOT_YET),
+    ("--sig-proxy", 0, "not needed: signals are passed on"),
+    ("--http-proxy", 0, "not needed: only what the policy names is passed on"),
+    ("--detach-keys", 1, "it is an option of sbx attach"),
     ("-a --attach", 1, "output is always attached; -i connects standard input"),
     ("--group-add", 1, "-u USER:GROUP sets the one group inside"),
     ("--volumes-from --link --health-cmd --runtime --gpus", 1, _NOT_YET),
@@ -83,11 +92,54 @@ COMMANDS = {
     "restart": f"{_AGAIN}; see --restart",
     "create": "a sandbox starts when it is made: sbx run -d",
     "ls": "use sbx ps",
+    "update": "limits are given when a sandbox starts, by options of sbx run",
+    "info": "use sbx doctor",
+    "system": "see sbx doctor, sbx ps and sbx prune",
+    "container": "leave it out: sbx ps, sbx rm and so on",
+    "volume": "there are no named volumes: sbx run -v ./FOLDER:/PATH shows a folder",
+    "image": _NO_STORE,
     "images": _NO_STORE,
     "pull": _NO_STORE,
     "build": _NO_STORE,
+    "load": _NO_STORE,
+    "import": _NO_STORE,
     "commit": "use sbx run --persist DIR, which keeps what changes",
     "diff": "use sbx run --persist DIR, which keeps what changes",
+}
+
+NO_TEMPLATES = "there are no templates: take it from the JSON, for example with jq"
+_PICK = "pick from what --format json shows"
+# Options of docker and podman that other commands of ours lack.
+OPTIONS = {
+    f"sbx {command}": {name: hint for names, hint in rows for name in names.split()}
+    for command, *rows in (
+        (
+            "exec",
+            ("--env-file", "use -e NAME=VALUE for each"),
+            ("--privileged", "a command has the policy of its sandbox"),
+        ),
+        (
+            "ps",
+            ("-f --filter -l --latest -n --last", _PICK),
+            ("--no-trunc", "--format json shortens nothing"),
+            ("-s --size", "see sbx stats"),
+        ),
+        ("logs", ("--until --details", f"{_NOT_YET}; see --since and --tail")),
+        ("inspect", ("-f", NO_TEMPLATES), ("-s --size", "see sbx stats")),
+        ("stop", ("-s --signal", "it sends TERM; for another signal: sbx kill -s SIGNAL")),
+        ("kill", ("-9", "use -s KILL, or nothing: it is the default")),
+        ("rm", ("-v --volumes", "not needed: there are no volumes that would stay")),
+        ("stats", ("-a --all", "what has ended uses nothing"), ("--no-trunc", _PICK)),
+        ("events", ("--filter", _PICK), ("--until", "use --no-follow for what was")),
+        (
+            "network create",
+            ("-d --driver", "not needed: every network is a bridge"),
+            ("--ipv6 --attachable", _ALWAYS),
+            ("--gateway --ip-range --label -o --opt", _NOT_YET),
+        ),
+        ("network ls", ("-q --quiet -f --filter --format", "pick from what --json shows")),
+        ("network prune", ("-f --force", "not needed: it does not ask")),
+    )
 }
 
 _FOLLOWING = {name: values for name, (values, _hint) in FOREIGN.items()}

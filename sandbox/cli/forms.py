@@ -214,7 +214,7 @@ _FORMS = (
         ),
         (Argument("[SANDBOX]...", "any", "living"),),
     ),
-    Form("port", "look.port", (_DEBUG,), (_KNOWN,)),
+    Form("port", "look.port", (_DEBUG,), (_KNOWN, Argument("[PORT[/PROTOCOL]]", "any"))),
 )  # fmt: skip
 _BY_NAME = {form.name: form for form in _FORMS}
 LAUNCHING = ("run", "explain")

@@ -288,7 +288,8 @@ def _usage_error(error: click.ClickException, argv: list[str]) -> UsageError:
         known = [name for p in context.command.params for name in p.opts] if context else []
         if program == "sbx" and any(error.option_name in o.names for o in RUN_OPTIONS):
             return UsageError(what, hint=f"write it after the command: sbx run {error.option_name}")
-        return UsageError(what, hint=usage_hint(program, error.option_name, known))
+        hint = foreign.OPTIONS.get(program, {}).get(error.option_name)
+        return UsageError(what, hint=hint or usage_hint(program, error.option_name, known))
     if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
         shown = error.param.metavar or (error.param.name or "").upper()
         what = f'missing argument "{shown.partition(" ")[0].rstrip(".")}"'
@@ -296,4 +297,5 @@ def _usage_error(error: click.ClickException, argv: list[str]) -> UsageError:
         return UsageError(what, hint=f"usage: {' '.join([program, *usage])}")
     text = error.format_message().rstrip(".").replace("'", '"')
     what = f"{text[:1].lower()}{text[1:]}"
-    return UsageError(what, hint=usage_hint(program))
+    hint = foreign.NO_TEMPLATES if '"{{' in what else usage_hint(program)
+    return UsageError(what, hint=hint)

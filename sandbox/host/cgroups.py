@@ -85,8 +85,9 @@ def _without_unified(groups: Cgroups) -> Finding:
     if groups.legacy:
         held = ", ".join(groups.legacy)
         detail = f"cgroup v1 holds {held}, which users cannot have; {_LOST}"
-        # Where systemd does not run, the host above decides.
         systemd = os.path.isdir("/run/systemd/system")
+        if not systemd:
+            detail += "; how this machine is booted decides (cgroup_no_v1=all)"
         fix = cures.boot_option("systemd.unified_cgroup_hierarchy=1") if systemd else ""
         return Finding("cgroup", "warn", detail, fix)
     return Finding("cgroup", "warn", f"no cgroup v2 is mounted; {_LOST}")

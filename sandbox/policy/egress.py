@@ -30,6 +30,7 @@ PROTOCOLS = ("tcp", "udp", "icmp")
 PORT_MAX = 65535
 PUBLISH_MAX = 1024
 _TEXT_MAX = 320
+_ALL = "; what is nobody's in particular is public"
 _NAME_MAX = 253
 _LABEL_MAX = 63
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -287,7 +288,11 @@ def parse_rule(text: str) -> Rule:
         raise ValueError(f"{quote(text)}: only an address has bits")
     kind: Kind = "below" if place.startswith("*.") else "name"
     if "*" in place.removeprefix("*."):
-        raise ValueError(f"{quote(text)}: * stands only for the first part, as in *.example.org")
+        raise ValueError(
+            f"{quote(text)}: * stands only for the first part, as in *.example.org{_ALL}"
+        )
+    if place in {"all", "any"}:
+        raise ValueError(f"{quote(text)} is no name of a host{_ALL}")
     name = canonical_name(place.removeprefix("*."))
     if name == "localhost" or name.endswith(".localhost"):
         raise ValueError(f"{quote(text)} is the sandbox itself; the host's loopback is host:PORT")
@@ -423,7 +428,8 @@ def parse_publish(text: str) -> Publish:
     where, colon, inner = front.rpartition(":")
     address, _, outer = where.rpartition(":")
     if not colon or not inner or not outer:
-        raise ValueError(f"{what}, found {quote(text)}")
+        more = f"; 0:{inner} has one picked" if inner.isdigit() else ""
+        raise ValueError(f"{what}, found {quote(text)}{more}")
     if address.startswith("[") == (":" not in address) or address.startswith("[") != (
         address.endswith("]")
     ):

@@ -136,7 +136,7 @@ def test_denials_are_told_as_they_come(run: Run) -> None:
         "import time; time.sleep(0.3)\n"
     )
     _, _, told = run(code, "--debug")
-    assert "the network denied: 192.168.77.7:80/tcp (not listed)" in told
+    assert "the network denied: 192.168.77.7:80/tcp (private)" in told
     assert told.count("the network denied: the name not.listed.example") == 1
     _, _, told = run(code)
     assert "denied" not in told
@@ -146,7 +146,7 @@ def test_people_read_it_in_the_report(sbx: Sbx, debian: Path) -> None:
     code = "import socket; socket.create_connection(('192.168.77.7', 80))"
     words = ("--network", "user", "--report", "-", debian, "python3", "-c", code)
     told = sbx("run", *words).stderr
-    assert "sbx: denied  192.168.77.7:80/tcp (not listed)\n" in told
+    assert "sbx: denied  192.168.77.7:80/tcp (private)\n" in told
 
 
 def test_deny_wins_over_allow(run: Run) -> None:
@@ -217,6 +217,10 @@ def test_published_datagrams_lead_inside(sbx: Sbx) -> None:
     try:
         (shown,) = sbx("port", name).stdout.splitlines()
         port = int(shown.rpartition(":")[2])
+        assert sbx("port", name, "5353/udp").stdout == f"127.0.0.1:{port}\n"
+        other = sbx("port", name, "5353")
+        assert (other.returncode, other.stdout) == (125, "")
+        assert " is not published" in other.stderr
         deadline = time.monotonic() + 30
         while sbx("logs", name).stdout != "ready\n":
             assert time.monotonic() < deadline
@@ -227,6 +231,8 @@ def test_published_datagrams_lead_inside(sbx: Sbx) -> None:
             client.send(b"hello %d" % number)
         for number, client in enumerate(clients):
             assert client.recv(100) == f"{GATEWAY} HELLO {number}".encode()
+        shown = sbx("inspect", "--format", "text", name).stdout
+        assert "{" not in shown
     finally:
         for client in clients:
             client.close()

@@ -259,6 +259,10 @@ def test_rules_of_the_network(played: Played) -> None:
     assert len(caught.value.problems) == 3
     with pytest.raises(sandbox.UsageError, match="allow must be a list"):
         run(network="user", allow="example.org")
+    with pytest.raises(sandbox.PolicyError, match=r"needs network\.mode"):
+        run(allow=["example.org"])
+    with pytest.raises(sandbox.UsageError, match="env must be a mapping"):
+        run(env=["A=1"])
     assert played.policy is None
     lists = {"allow": ["example.org:443"], "deny": ["a.example"], "dns": ["192.0.2.1"]}
     run(network="user", publish=["0:80"], **lists)
@@ -266,6 +270,9 @@ def test_rules_of_the_network(played: Played) -> None:
     assert {name: list(getattr(policy.network, name)) for name in lists} == lists
     assert policy.network.publish == ("0:80",)
     assert not policy.landlock.tcp
+    run(policy=sandbox.Policy.strict().with_network("user", allow=lists["allow"]), network="none")
+    policy = played.policy
+    assert (policy.network.mode, *policy.network.allow) == ("none", *lists["allow"])
 
 
 def test_limits(played: Played) -> None:

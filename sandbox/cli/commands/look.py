@@ -6,7 +6,7 @@ import sys
 import time
 
 from sandbox.cli import quantities, render
-from sandbox.errors import StateError
+from sandbox.errors import StateError, UsageError
 from sandbox.runtime.registry import everyone, find
 
 TYPE_CHECKING = False
@@ -48,6 +48,10 @@ def _text_rows(one: dict[str, object]) -> list[tuple[str, str]]:
         if key.endswith("_s") and isinstance(value, float) and key not in {"timeout_s", "grace_s"}:
             shown = quantities.format_time(round(value * 1e9)) if value else "-"
             rows.append((key.removesuffix("_s"), shown))
+        elif key == "network_account" and isinstance(value, dict):
+            from sandbox.runtime.reached import account_rows
+
+            rows += account_rows(value)
         elif isinstance(value, list):
             rows.append((key, ", ".join(map(_text, value)) or "-"))
         else:
@@ -68,19 +72,40 @@ def _text(value: object) -> str:
 
 
 def port(parsed: Parsed) -> int:
-    """List the ports of the host that lead into SANDBOX, as PORT/PROTOCOL -> ADDRESS:PORT."""
+    """List the ports of the host that lead into SANDBOX, as PORT/PROTOCOL -> ADDRESS:PORT.
+
+    With PORT, of tcp if nothing else is said, the ADDRESS:PORT alone that lead to that one.
+    """
     from sandbox.runtime.inspect import published
 
-    folder = find(parsed.words[0])
+    word, *asked = parsed.words
+    if len(asked) > 1:
+        raise UsageError("one PORT at a time", hint="without one all are shown")
+    folder = find(word)
     try:
         found = published(folder)
     finally:
         folder.close()
+    if asked:
+        return _show_port(folder.name, found, asked[0])
     if not found:
         render.note(f"no port of {folder.name} is published; see sbx run --publish")
     for row in found:
-        address = f"[{row['address']}]" if ":" in str(row["address"]) else row["address"]
-        render.show(f"{row['inner']}/{row['protocol']} -> {address}:{row['port']}")
+        render.show(f"{row['inner']}/{row['protocol']} -> {_outside(row)}")
+    return 0
+
+
+def _outside(row: dict[str, object]) -> str:
+    address = f"[{row['address']}]" if ":" in str(row["address"]) else row["address"]
+    return f"{address}:{row['port']}"
+
+
+def _show_port(name: str, found: list[dict[str, object]], asked: str) -> int:
+    place = asked if "/" in asked else f"{asked}/tcp"
+    rows = [row for row in found if f"{row['inner']}/{row['protocol']}" == place]
+    if not rows:
+        raise StateError(f"{place} of {name} is not published", hint=f"see: sbx port {name}")
+    render.show(*map(_outside, rows))
     return 0
 
 

@@ -124,7 +124,8 @@ def _contradictions(parsed: Parsed) -> tuple[str, ...]:
     """What is said that has no meaning together."""
     if parsed.has("--detach"):
         wrong = [name for name in ("--report", "--pass-fd") if dict(parsed.values).get(name)]
-        return tuple(f"{name}: cannot be used with --detach" for name in wrong)
+        where = {"--report": "; sbx inspect shows it once the sandbox has ended"}
+        return tuple(f"{n}: cannot be used with --detach{where.get(n, '')}" for n in wrong)
     lone = [name for name in ("--restart", "--log-max-size") if parsed.text(name) is not None]
     return tuple(f"{name}: is for sandboxes in the background: add --detach" for name in lone)
 

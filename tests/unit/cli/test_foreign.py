@@ -41,6 +41,24 @@ def test_each_command_has_its_hint(capsys: pytest.CaptureFixture[str], name: str
     assert hint not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(command, name) for command, names in foreign.OPTIONS.items() for name in names],
+)
+def test_options_of_other_commands_have_hints_too(
+    capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    assert main([*command.split()[1:], name, "x", "y"]) == 2
+    hint = foreign.OPTIONS[command][name]
+    assert capsys.readouterr().err == f'sbx: error: no such option "{name}"\n  hint: {hint}\n'
+
+
+@pytest.mark.parametrize("words", ["inspect --format {{.State.Pid}} box", "ps --format={{.ID}}"])
+def test_templates_have_a_hint(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert main(words.split()) == 2
+    assert f"hint: {foreign.NO_TEMPLATES}\n" in capsys.readouterr().err
+
+
 def test_all_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     line = (
         "run --rootfs -Pit --add-host x --shm-size=1g -aX --bind /a /b --nmae=x "

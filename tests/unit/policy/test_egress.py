@@ -118,6 +118,8 @@ def test_a_rule_has_one_spelling(written: str, text: str) -> None:
         ("host", "host:PORT"),
         ("host/udp", "host:PORT"),
         ("*.host", "word of its own"),
+        ("*", "nobody's in particular is public"),
+        ("all:443", "no name of a host; .* public"),
         ("public/8", "only an address"),
         ("https://example.org/", "is a URL"),
     ],
