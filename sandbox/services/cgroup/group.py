@@ -216,16 +216,26 @@ class Claim:
 
 def claim_name(prefix: str = "") -> Claim:
     """Claim the name of a new group. Raises HostError."""
-    name = f"{prefix}sbx-{os.urandom(6).hex()}"
-    record = f"{private_dir(_records())}/{name}"
-    try:
-        lock = os.open(f"{record}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # Without the lock it would look like one without an owner: so not under its own name.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(f"{record}.new", record)
-    except OSError as error:
-        raise _cannot_make(record, error) from error
-    return Claim(name, lock)
+    folder = private_dir(_records())
+    while True:
+        name = f"{prefix}sbx-{os.urandom(6).hex()}"
+        record = f"{folder}/{name}"
+        try:
+            lock = os.open(
+                f"{record}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise _cannot_make(record, error) from error
+        try:
+            # Without the lock it looks like one without an owner: so not under its own name yet.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(f"{record}.new", record)
+            return Claim(name, lock)
+        except (BlockingIOError, FileNotFoundError):  # and somebody who reaps took it for that
+            os.close(lock)
+        except OSError as error:
+            os.close(lock)
+            raise _cannot_make(record, error) from error
 
 
 def make_folder(path: str, claim: Claim | None = None) -> Group:

@@ -267,6 +267,39 @@ def test_a_damaged_record_harms_nothing(record: bytes, state: Path) -> None:
     assert list(state.iterdir()) == []
 
 
+@pytest.mark.parametrize("when", ["before the lock", "while it is locked", "after the lock"])
+def test_who_reaps_meanwhile_takes_no_claim_away(
+    state: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The record has no owner until it is locked, and its own name only after that."""
+    flock = fcntl.flock
+    seen: list[int] = []
+
+    def late(lock: int, how: int) -> None:
+        if seen:
+            flock(lock, how)
+            return
+        seen.append(lock)
+        if when == "before the lock":
+            assert reap() == []
+        elif when == "while it is locked":
+            other = os.open(f"/proc/self/fd/{lock}", os.O_RDWR)
+            flock(other, how)
+            try:
+                flock(lock, how)
+            finally:
+                os.close(other)
+        flock(lock, how)
+        if when == "after the lock":
+            assert reap() == []
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    claim = claim_name()
+    assert (state / claim.name).exists()
+    assert reap() == []
+    claim.drop()
+
+
 def test_a_claim_is_given_back(state: Path) -> None:
     claim_name().drop()
     assert list(state.iterdir()) == []
