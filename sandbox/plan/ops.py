@@ -4,6 +4,8 @@ Every class carries `opcode` and `signature`, which are those of the table in
 helpers/launcher/plan.h (a test compares them), and `describe()`, the one line that `sbx explain`
 and error messages show. Fields stand in the order of the signature:
 u = u32, q = u64, s = string, b = bytes, S = strings, G = u32s, L = id map extents.
+
+One module, however long: it is one table, and every start loads all of it.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ class Namespaces(Op):
 
 
 class IdMap(Op):
-    """Write the outer user namespace's maps; `way` is one of the MAP_* below."""
+    """Write the outer user namespace's maps; `way` is one of the MAP_* above."""
 
     opcode = 2
     signature = "uuLLss"
