@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,16 @@ def pids_of(sbx: Sbx, box: str) -> list[int]:
     return [one["pid"] for one in json.loads(sbx("top", "--format", "json", box).stdout)]
 
 
+def wait_until_it_waits(waiting: subprocess.Popen[bytes]) -> None:
+    """Until `sbx wait` holds the pidfd of the launcher."""
+    end = time.monotonic() + 30
+    folder = Path(f"/proc/{waiting.pid}/fd")
+    while not any("pidfd" in os.readlink(fd) for fd in folder.iterdir()):
+        assert time.monotonic() < end
+        assert waiting.poll() is None
+        time.sleep(0.02)
+
+
 def wait_for_log(sbx: Sbx, box: str, text: str) -> None:
     end = time.monotonic() + 30
     while text not in sbx("logs", box).stdout:
@@ -45,9 +56,12 @@ def test_wait_prints_the_codes_in_order(sbx: Sbx, detached: Detached) -> None:
 
 
 def test_wait_for_one_that_removes_itself(sbx: Sbx, detached: Detached) -> None:
-    box = detached("sh", "-c", "sleep 0.7; exit 6", options=("--rm",))
+    script = "trap 'exit 6' USR1; echo ready; while :; do sleep 0.05; done"
+    box = detached("sh", "-c", script, options=("--rm",))
+    wait_for_log(sbx, box, "ready")
     waiting = sbx.start("wait", box)
-    time.sleep(0.3)
+    wait_until_it_waits(waiting)
+    assert sbx("kill", "-s", "USR1", box).returncode == 0
     out, _ = waiting.communicate(timeout=30)
     assert out == b"6\n"
     sbx("ps")
@@ -201,7 +215,7 @@ def test_words_work_on_the_foreground_too(sbx: Sbx, rootfs: Path) -> None:
         assert sbx(word, "front").returncode == 0
     assert sbx("rm", "front").returncode == 125
     waiting = sbx.start("wait", "front")
-    time.sleep(0.3)
+    wait_until_it_waits(waiting)
     assert sbx("kill", "front").returncode == 0
     running.communicate(timeout=30)
     assert running.returncode == 137

@@ -149,7 +149,8 @@ def test_a_terminal_with_resize_and_job_control(sbx: Sbx, box: str, terminals: T
     shell.wait_for(b"over=2")
     assert b"can't access tty" not in shell.seen
     os.write(shell.master, b"sleep 50\n")
-    time.sleep(0.3)
+    while "sleep 50" not in sbx("top", box).stdout:  # within the test's deadline
+        pass
     os.write(shell.master, b"\x03")
     os.write(shell.master, b"exit 6\n")
     assert shell.end() == 6

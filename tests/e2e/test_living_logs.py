@@ -246,7 +246,8 @@ def test_attach_to_a_terminal_of_its_own(
     second = terminals.start([sbx.path, "attach", "--detach-keys", "ctrl-a,d", box], sbx.env)
     os.write(second.master, b"echo now=$((1+2)); sleep 60\n")
     second.wait_for(b"now=3")
-    time.sleep(0.3)
+    while "sleep 60" not in sbx("top", box).stdout:  # within the test's deadline
+        pass
     os.write(second.master, b"\x03echo after=$((1+1))\n")
     second.wait_for(b"after=2")
     os.write(second.master, b"exit 4\n\x04")

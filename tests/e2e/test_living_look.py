@@ -2,10 +2,12 @@
 
 import json
 import os
+import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -112,23 +114,46 @@ def test_damaged_files_give_no_traceback(
 # ---- events ------------------------------------------------------------------------------------
 
 
-def test_events_as_they_happen(sbx: Sbx, detached: Detached) -> None:
-    watching = sbx.start("events", "--since", "0s", "--format", "json")
-    assert watching.stdout
-    time.sleep(0.5)
+@pytest.fixture
+def watching(sbx: Sbx, detached: Detached) -> Iterator[IO[bytes]]:
+    """What `sbx events` prints, as JSON; what it has to say of a first sandbox has been read."""
+    first = detached(*FOREVER)
+    with sbx.start("events", "--since", "1h", "--format", "json") as started:
+        try:
+            assert started.stdout
+            seen: list[str] = []
+            while seen != ["create", "start"]:
+                one = json.loads(started.stdout.readline())
+                seen += [one["action"]] * (one["id"] == first)
+            yield started.stdout
+        finally:
+            started.terminate()
+
+
+def test_events_from_now_on(sbx: Sbx, detached: Detached) -> None:
+    box = detached(*FOREVER)
+    with sbx.start("events") as started:
+        try:
+            assert started.stdout
+            while not select.select([started.stdout], [], [], 0)[0]:
+                assert sbx("kill", "-s", "WINCH", box).returncode == 0
+            line = started.stdout.readline().decode()
+        finally:
+            started.terminate()
+    assert line.split()[1:3] == ["kill", box]
+    assert "signal=SIGWINCH" in line
+
+
+def test_events_as_they_happen(sbx: Sbx, detached: Detached, watching: IO[bytes]) -> None:
     box = detached(*FOREVER, options=("--name", "watched"))
     for words in (("pause",), ("unpause",), ("kill", "-s", "WINCH"), ("rename",), ("stop",)):
         more = ("renamed",) if words == ("rename",) else ()
         assert sbx(*words, box, *more).returncode == 0
-        time.sleep(0.1)
     assert sbx("rm", box).returncode == 0
     found: list[dict[str, object]] = []
     while not found or found[-1]["action"] != "destroy":
-        one = json.loads(watching.stdout.readline())
-        if one["id"] == box:
-            found.append(one)
-    watching.terminate()
-    watching.communicate()
+        found.append(json.loads(watching.readline()))
+        assert found[-1]["id"] == box
     assert [one["action"] for one in found] == [
         "create", "start", "pause", "unpause", "kill", "rename", "kill", "die", "stop", "destroy",
     ]  # fmt: skip
@@ -140,20 +165,16 @@ def test_events_as_they_happen(sbx: Sbx, detached: Detached) -> None:
     assert [one["at_s"] for one in found] == sorted(float(str(one["at_s"])) for one in found)
 
 
-def test_events_of_further_commands(sbx: Sbx, detached: Detached) -> None:
+def test_events_of_further_commands(sbx: Sbx, detached: Detached, watching: IO[bytes]) -> None:
     box = detached(*FOREVER)
-    watching = sbx.start("events", "--format", "json")
-    assert watching.stdout
-    time.sleep(0.5)
+    assert [json.loads(watching.readline())["action"] for _ in range(2)] == ["create", "start"]
     for words, code in ((("sh", "-c", "exit 3"), 3), (("nosuch",), 127), (("true",), 0)):
         assert sbx("exec", box, *words).returncode == code
-        start, end = (json.loads(watching.stdout.readline()) for _ in range(2))
+        start, end = (json.loads(watching.readline()) for _ in range(2))
         assert (start["action"], end["action"]) == ("exec_start", "exec_die")
         assert (start["id"], start["command"]) == (box, " ".join(words))
         assert start["exec_id"] == end["exec_id"]
         assert end["exit_code"] == code
-    watching.terminate()
-    watching.communicate()
     told = [
         json.loads(line)
         for line in sbx("events", "-F", "--format", "json").stdout.split("\n")
@@ -163,24 +184,20 @@ def test_events_of_further_commands(sbx: Sbx, detached: Detached) -> None:
 
 
 def test_events_of_the_foreground_and_of_a_killed_launcher(
-    sbx: Sbx, rootfs: Path, detached: Detached
+    sbx: Sbx, rootfs: Path, detached: Detached, watching: IO[bytes]
 ) -> None:
-    watching = sbx.start("events")
-    assert watching.stdout
-    time.sleep(0.5)
-    sbx("run", "--name", "brief", rootfs, "sh", "-c", "sleep 0.3; exit 7")
-    lines = [watching.stdout.readline().decode() for _ in range(4)]
-    words = [line.split()[1] for line in lines]
-    assert words == ["create", "start", "die", "destroy"]
-    assert "exit_code=7" in lines[2]
+    with sbx.start("run", "-i", "--name", "brief", rootfs, "sh", "-c", "read x; exit 7") as brief:
+        found = [json.loads(watching.readline()) for _ in range(2)]
+        brief.communicate(b"go on\n", timeout=30)
+    found += [json.loads(watching.readline()) for _ in range(2)]
+    assert [one["action"] for one in found] == ["create", "start", "die", "destroy"]
+    assert found[2]["exit_code"] == 7
     box = detached(*FOREVER)
-    (found,) = json.loads(sbx("inspect", box).stdout)
-    os.kill(found["pid"], signal.SIGKILL)
-    lines = [watching.stdout.readline().decode() for _ in range(3)]
-    assert [line.split()[1] for line in lines] == ["create", "start", "die"]
-    assert "exit_code=137" in lines[2]
-    watching.terminate()
-    watching.communicate()
+    (shown,) = json.loads(sbx("inspect", box).stdout)
+    os.kill(shown["pid"], signal.SIGKILL)
+    found = [json.loads(watching.readline()) for _ in range(3)]
+    assert [one["action"] for one in found] == ["create", "start", "die"]
+    assert found[2]["exit_code"] == 137
 
 
 def test_events_of_the_past(sbx: Sbx, detached: Detached) -> None:

@@ -133,7 +133,6 @@ def test_denials_are_told_as_they_come(run: Run) -> None:
         "shown(ask('192.168.77.7', 80))\n"
         "try: socket.getaddrinfo('not.listed.example', 80)\n"
         "except socket.gaierror: pass\n"
-        "import time; time.sleep(0.3)\n"
     )
     _, _, told = run(code, "--debug")
     assert "the network denied: 192.168.77.7:80/tcp (private)" in told
@@ -359,9 +358,11 @@ def test_without_its_process_the_job_goes_on(sbx: Sbx, tmp_path: Path) -> None:
 
 
 def test_a_process_that_never_serves_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = "import os; os.read(3, 1); os._exit(1)"
+    broken = "import os, select; select.select([3], [], []); os._exit(1)"
     monkeypatch.setattr("sandbox.services.network.user.driver._CHILD", broken)
-    done = sandbox.run(["sleep", "0.3"], rootfs="/", policy="default", network="user")
+    # The device goes with what was sent to the process, after its end of the channel.
+    until_lost = "while grep -q tun0 /proc/net/dev; do sleep 0.02; done"
+    done = sandbox.run(["sh", "-c", until_lost], rootfs="/", policy="default", network="user")
     assert done.returncode == 0
     assert done.report.network_account
     assert done.report.network_account["lost"] == "its process has ended"

@@ -39,10 +39,28 @@ def test_messages_are_numbered_and_their_answers_counted() -> None:
     assert netlink.acknowledged(joined) == 2  # the marks of the batch get no answer
 
 
-@given(st.binary(max_size=80))
-def test_any_bytes_can_be_taken_apart(data: bytes) -> None:
-    for _, _, body in netlink.split(data):
-        assert len(netlink.attributes(body)) <= len(body)
+def odd(head: str, size: int) -> st.SearchStrategy[bytes]:
+    """Parts one after the other that begin with their length, which may be wrong."""
+    part = st.builds(
+        lambda body, wrong, kind: struct.pack(head, max(0, size + len(body) + wrong), kind) + body,
+        st.binary(max_size=12),
+        st.one_of(st.just(0), st.integers(-30, 30)),
+        st.integers(0, 9),
+    )
+    return st.lists(part, max_size=5).map(b"".join)
+
+
+@given(odd("=HH", 4))
+def test_any_attributes_can_be_taken_apart(data: bytes) -> None:
+    for kind, value in netlink.attributes(data).items():
+        found = (struct.pack("=HH", 4 + len(value), kind | flags << 14) for flags in range(4))
+        assert any(head + value in data for head in found)
+
+
+@given(odd("=IH10x", 16))
+def test_any_messages_can_be_taken_apart(data: bytes) -> None:
+    for kind, _, body in netlink.split(data):
+        assert struct.pack("=IH10x", 16 + len(body), kind) + body in data
 
 
 def test_the_kernels_reason_is_kept() -> None:
