@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,16 @@ def pids_of(sbx: Sbx, box: str) -> list[int]:
 
 def wait_until_it_waits(waiting: subprocess.Popen[bytes]) -> None:
     """Until `sbx wait` holds the pidfd of the launcher."""
+
+    def holds_one() -> bool:
+        for fd in Path(f"/proc/{waiting.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if "pidfd" in os.readlink(fd):
+                    return True
+        return False
+
     end = time.monotonic() + 30
-    folder = Path(f"/proc/{waiting.pid}/fd")
-    while not any("pidfd" in os.readlink(fd) for fd in folder.iterdir()):
+    while not holds_one():
         assert time.monotonic() < end
         assert waiting.poll() is None
         time.sleep(0.02)

@@ -193,6 +193,8 @@ class UserNetwork(Network):
             self._send(("start",), [])
         except SetupError:
             raise
+        except (BrokenPipeError, ConnectionResetError):
+            self._lose(_ENDED)
         except OSError as error:
             self._lose((error.strerror or str(error)).lower())
         finally:
