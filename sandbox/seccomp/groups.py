@@ -131,6 +131,10 @@ IOCTL = Clauses((_first(1, (0x5412, 0x541C), EPERM),), ALLOW)
 # the kernel would kill it, and the sandbox with it. Its number is 1.
 PRLIMIT = Clauses((_first(0, (1,), EPERM),), ALLOW)
 
+# The same would do for all processes of a shared pid namespace, which Landlock's scope protects
+# from signals. 0 is the process that asks, which is what C libraries write.
+PRLIMIT_OWN = Clauses((_only(0, (0,), EPERM),), ALLOW)
+
 # F_SETLEASE (1024) and F_SETDELEG (1040) take no more than a file of one's own, open for reading,
 # on whatever mount: then everybody who opens it on the host waits, up to lease-break-time.
 FCNTL = Clauses((_first(1, (1024,), EPERM, mask=LOW & ~16),), ALLOW)

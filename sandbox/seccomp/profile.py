@@ -52,7 +52,7 @@ def from_policy(seccomp: Seccomp, *, nested: bool, landlock_tcp: bool) -> Filter
             names["clone"] = groups.CLONE
     if seccomp.base == "allow" or "D1" in seccomp.groups:
         names["ioctl"] = groups.IOCTL
-        names["prlimit64"] = groups.PRLIMIT
+        names["prlimit64"] = groups.PRLIMIT_OWN if seccomp.base == "allow" else groups.PRLIMIT
         names["fcntl"] = groups.FCNTL
     if landlock_tcp:
         names |= groups.tcp_rules()

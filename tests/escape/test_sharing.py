@@ -55,6 +55,21 @@ while True:
 """
 
 
+LIMITS = """
+import errno, os, resource
+def attempt(name, pid):
+    try:
+        resource.prlimit(pid, resource.RLIMIT_NICE, (0, 0))
+        print(name, "set")
+    except OSError as error:
+        print(name, errno.errorcode[error.errno])
+attempt("own", 0)
+for name in os.listdir("/proc"):
+    if name.isdigit() and int(name) != os.getpid():
+        attempt(name, int(name))
+"""
+
+
 @pytest.fixture
 def start(sbx: Sbx) -> Iterator[Callable[..., str]]:
     """Starts a sandbox on the host's root in the background; all are removed after the test."""
@@ -84,6 +99,20 @@ def test_what_is_not_shared_is_out_of_reach(sbx: Sbx, start: Callable[..., str])
     assert "REACHED" not in newcomer.stdout
     third = sbx("exec", second, "python3", "-c", ATTACK).stdout
     assert 0 < third.count("REACHED ptrace") == 1, third  # its own, which shows that it looks
+
+
+def test_a_strict_newcomer_sets_no_limits_of_others(sbx: Sbx, start: Callable[..., str]) -> None:
+    """The user ids are the same, which is all that prlimit(2) asks for."""
+    policy = sbx.home / "newcomer.toml"
+    text = 'extends = "strict"\n[namespaces]\nshares = ["pid"]\n[filesystem]\nproc = "full"\n'
+    policy.write_text(text)
+    first = start("/", "sleep", "1000")
+    done = sbx("run", "--policy", policy, f"--pid=container:{first}", "/", "python3", "-c", LIMITS)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert found.pop("own") == "set"
+    assert len(found) >= 3  # both inits, and what the first one runs
+    assert set(found.values()) == {"EPERM"}
 
 
 def test_no_namespace_is_made_while_another_comes_in(sbx: Sbx, start: Callable[..., str]) -> None:

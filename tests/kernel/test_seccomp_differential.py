@@ -153,6 +153,7 @@ def layers(seccomp: Seccomp, *, nested: bool, tcp: bool) -> Iterator[Layer]:
         yield permitting_layer(
             EPERM,
             {
+                "prlimit64": [(same(0, 0),)],
                 "personality": [(same(0, value),) for value in personalities],
                 "sched_setscheduler": [(same(1, v, LOW ^ 0x40000000),) for v in (0, 3, 5)],
             },
