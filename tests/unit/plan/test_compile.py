@@ -118,11 +118,15 @@ def test_strict_keeps_nothing(facts: HostFacts) -> None:
 
 
 def test_every_mount_is_nosuid_and_nodev(policy: Policy, facts: HostFacts) -> None:
-    plan = compile_plan(policy, facts, make_request())
-    for step in plan.steps:
-        if isinstance(step.op, ops.Filesystem):
-            assert step.op.attributes & ops.NOSUID
-            assert step.op.attributes & ops.NODEV or step.op.fstype in ("devpts", "tmpfs")
+    mounts = (Mount("/a", "/data"),)
+    policy = policy.replace(filesystem=policy.filesystem.replace(mounts=mounts))
+    sources = (Source("/a", 1, 3, 0o40755),)
+    plan = compile_plan(policy, facts, make_request(sources=sources))
+    mounted = [op for s in plan.steps if isinstance(op := s.op, ops.Filesystem | ops.Bind)]
+    assert {"/proc", "/tmp", "/dev/shm", "/data"} <= {op.target for op in mounted}
+    assert [op.target for op in mounted if not op.attributes & ops.NOSUID] == []
+    nodes = {op.target for op in mounted if not op.attributes & ops.NODEV}
+    assert nodes <= {"/dev", "/dev/pts"}
 
 
 def test_volumes_come_parents_first(facts: HostFacts) -> None:

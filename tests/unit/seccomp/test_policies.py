@@ -299,6 +299,10 @@ def test_the_table_of_numbers_is_sound() -> None:
 
 
 def test_the_table_agrees_with_the_systems_header() -> None:
-    for header in Path("/usr/include").glob("**/asm/unistd_64.h"):
+    headers = list(Path("/usr/include").glob("**/asm/unistd_64.h"))
+    if not headers:
+        pytest.skip("the kernel's headers are not installed")
+    for header in headers:
         pairs = re.findall(r"#define __NR_(\w+)\s+(\d+)", header.read_text())
         assert {name: int(number) for name, number in pairs}.items() <= NUMBERS.items()
+        assert pairs
