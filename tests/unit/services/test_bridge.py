@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -267,3 +268,22 @@ def test_what_nft_says_is_explained(
         firewall.apply("")
     assert caught.value.cause.startswith(cause)
     assert hint in caught.value.hint if hint else not caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.ENOSPC, "make room there"), (errno.EROFS, "root must write")]
+)
+def test_a_lease_that_cannot_be_written(
+    base: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    (base / NETWORK.name / "leases").mkdir(parents=True)
+
+    def refuse(_fd: int, _data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(StateError, match="cannot write") as caught:
+        leases.take(NETWORK, ("one",))
+    assert caught.value.cause == os.strerror(number).lower()
+    assert hint in caught.value.hint
+    assert list((base / NETWORK.name / "leases").iterdir()) == []

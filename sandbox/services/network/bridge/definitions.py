@@ -6,6 +6,7 @@ definition stays until somebody removes it, over reboots as well.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -106,8 +107,17 @@ def write_file(path: str, data: str) -> None:
             file.write(data)
         os.rename(part, path)
     except OSError as error:
-        cause = (error.strerror or str(error)).lower()
-        raise StateError(f"cannot write {path}", cause=cause, hint="make room there") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str, error: OSError) -> StateError:
+    """What to raise when a file of networks cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StateError(
+        f"cannot write {path}",
+        cause=(error.strerror or str(error)).lower(),
+        hint="make room there" if full else f"networks are kept in {BASE}, which root must write",
+    )
 
 
 def read_lines(path: str) -> list[str] | None:

@@ -10,9 +10,14 @@ import fcntl
 import os
 import time
 
-from sandbox.errors import HostError, StateError
+from sandbox.errors import HostError
 from sandbox.record import Record
-from sandbox.services.network.bridge.definitions import Definition, read_lines, write_file
+from sandbox.services.network.bridge.definitions import (
+    Definition,
+    cannot_write,
+    read_lines,
+    write_file,
+)
 from sandbox.services.network.bridge.egress import Learned
 from sandbox.services.network.bridge.subnets import FIRST, mac_address
 from sandbox.services.network.ports import Port
@@ -184,8 +189,7 @@ def take(network: Definition, names: tuple[str, ...], **more: object) -> tuple[L
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(lease.path, flags, 0o600)
     except OSError as error:
-        cause = (error.strerror or "").lower()
-        raise StateError(f"cannot write {lease.path}", cause=cause, hint="make room") from error
+        raise cannot_write(lease.path, error) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)  # the name server looks without the gate, by locking
         os.write(fd, "".join(f"{line}\n" for line in lease.lines()).encode())
@@ -193,9 +197,8 @@ def take(network: Definition, names: tuple[str, ...], **more: object) -> tuple[L
     except BaseException as error:
         os.unlink(lease.path)
         os.close(fd)
-        if isinstance(error, OSError) and not isinstance(error, StateError):
-            cause = (error.strerror or "").lower()
-            raise StateError(f"cannot write {lease.path}", cause=cause, hint="make room") from error
+        if isinstance(error, OSError):
+            raise cannot_write(lease.path, error) from error
         raise
     return lease, fd
 
