@@ -46,10 +46,10 @@ class _Known:
         return self._held.folder.name
 
     def report(self) -> dict[str, object]:
-        """Its state as `sbx inspect` shows it: id, name, state, exit_code, times, and more."""
-        from sandbox.runtime.inspect import summary
+        """What `sbx inspect` shows of it: id, name, state, exit_code, times, ports, and more."""
+        from sandbox.runtime.inspect import details
 
-        return summary(self._held.folder)
+        return details(self._held.folder)
 
     def logs(self) -> Iterator[Output]:
         """The output of its own first command, each piece with `stream`, `at_s` and `data`.

@@ -21,8 +21,9 @@ def usage_hint(program: str, wrong: str = "", known: Iterable[str] = ()) -> str:
 
 def near_name(wrong: str, known: Iterable[str]) -> str:
     """Return "did you mean NAME?" with the nearest known name, "" when none is near."""
-    near = get_close_matches(wrong, known, n=1)
-    return f"did you mean {near[0]}?" if near else ""
+    bare = {name.lstrip("-"): name for name in known}
+    near = get_close_matches(wrong.lstrip("-"), bare, n=1)
+    return f"did you mean {bare[near[0]]}?" if near else ""
 
 
 def _show_help(ctx: click.Context, _param: object = None, wanted: bool = True) -> None:

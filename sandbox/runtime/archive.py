@@ -434,6 +434,6 @@ def unpack(
                     raise
             unpacker.close()
     except TarError as error:
-        raise OSError(errno.EINVAL, f"is no tar archive: {error}") from error
+        raise OSError(errno.EINVAL, f"what came is no tar archive: {error}") from error
     finally:
         unpacker.abandon()

@@ -23,7 +23,9 @@ def account_rows(account: dict[str, Any]) -> list[tuple[str, str]]:
     denied += [f"the name {row['name']}{_times(row)}" for row in account["refused_names"]]
     more = account["denied_others"] + account["refused_names_others"]
     dropped = [f"{count} for {limit}" for limit, count in account["dropped"].items()]
+    lost = [f"was lost: {account['lost']}"] if account["lost"] else []
     found: tuple[tuple[str, list[str], int], ...] = (
+        ("network", lost, 0),
         ("reached", _places(account["destinations"]), account["others"]["connections"]),
         ("served", _places(account["published"]), 0),
         ("denied", denied, more),

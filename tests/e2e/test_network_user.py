@@ -455,7 +455,10 @@ def test_from_python() -> None:
         assert done.report.network_account["denied"][0]["port"] == 9
         assert len(children() - before) <= 1  # which is on its way out
         for _ in range(3):
-            with sandbox.Sandbox(**wishes) as box:
+            with sandbox.Sandbox(**wishes, publish=["0:80"]) as box:
+                told: Any = box.report()
+                (row,) = told["ports"]
+                assert (row["inner"], row["port"] > 0) == (80, True)
                 for _ in range(2):
                     found = box.run(code, capture_output=True, text=True)
                     assert found.stdout == "HELLO EHOSTUNREACH\n"

@@ -202,7 +202,9 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str], first
 def test_near_names_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "--nmae=x", "root", "cmd"])
     main(["rnu"])
+    main(["run", "--bogus", "root", "cmd"])  # nothing but the dashes is like --uts
     shown = capsys.readouterr().err
+    assert "hint: try 'sbx run --help'" in shown
     assert "hint: did you mean --name? try 'sbx run --help'" in shown
     assert "hint: did you mean run? try 'sbx --help'" in shown
 

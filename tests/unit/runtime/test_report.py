@@ -240,6 +240,12 @@ def test_people_hear_what_the_network_did() -> None:
     ]
 
 
+def test_people_hear_of_a_network_that_was_lost() -> None:
+    account = {**ACCOUNTED, "lost": "its process has ended"}
+    lines = REPORT.replace(network_account=account).people()
+    assert lines[4] == "network was lost: its process has ended"
+
+
 def test_a_long_account_is_cut_short_for_people() -> None:
     many = [{"protocol": "tcp", "address": "192.0.2.1", "port": n, "name": ""} for n in range(20)]
     account = {**ACCOUNTED, "destinations": many, "others": {"connections": 5}}
