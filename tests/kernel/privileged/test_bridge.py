@@ -11,23 +11,24 @@ from tests.support.worlds import HOST4, HOST6, WORLD4, WORLD6, Host
 # Answers each connection with the address it came from.
 ECHO = """
 import socket, sys, threading
-def serve(family, kind, port):
+def bound(family, kind, port):
     s = socket.socket(family, kind)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     s.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
-    if kind == socket.SOCK_DGRAM:
+    if kind == socket.SOCK_STREAM: s.listen()
+    return s
+def serve(s):
+    if s.type == socket.SOCK_DGRAM:
         while True:
             data, who = s.recvfrom(100)
             s.sendto(who[0].encode(), who)
-    s.listen()
     while True:
         c, who = s.accept()
         c.sendall(who[0].encode()); c.close()
-threads = [threading.Thread(target=serve, args=(f, k, int(sys.argv[1]) if sys.argv[1:] else 80))
-    for f in (socket.AF_INET, socket.AF_INET6) for k in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
-for t in threads: t.start()
-import time; time.sleep(0.3)
+for s in [bound(f, k, int(sys.argv[1]) if sys.argv[1:] else 80)
+    for f in (socket.AF_INET, socket.AF_INET6) for k in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]:
+    threading.Thread(target=serve, args=(s,)).start()
 print("ready", flush=True)
 """
 # Prints what the peer says, or the error: HOST PORT [udp]
