@@ -17,12 +17,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #define READER_MS 1000
+#define SPARE_PROCESSES 64
 #define KEPT_MOST 1024 /* descriptors that go into the sandbox or stay with us */
 
 /* The payload could reach our image as /proc/PID/exe: nobody may be able to write to it. */
@@ -133,6 +135,25 @@ static void make_pipes(struct failure *f)
 	move_to(f, lifeline[1], FD_LIFELINE_END);
 }
 
+/* The limit that is held when a user namespace is made bounds what its user may have in all, in and
+ * outside of it, for processes in it (kernel: create_user_ns, UCOUNT_RLIMIT_NPROC). A sandbox that
+ * takes what it can so leaves some, for who ends it. */
+static pid_t clone_sparing(uint32_t flags, int *pidfd, int *inside)
+{
+	struct rlimit had, less;
+	getrlimit(RLIMIT_NPROC, &had);
+	less = had;
+	if (had.rlim_cur != RLIM_INFINITY && had.rlim_cur > 2 * SPARE_PROCESSES)
+		less.rlim_cur -= SPARE_PROCESSES;
+	if (flags & ABI_CLONE_NEWUSER)
+		setrlimit(RLIMIT_NPROC, &less);
+	pid_t pid = cgroup_clone(flags, pidfd, inside);
+	int error = errno;
+	setrlimit(RLIMIT_NPROC, &had);
+	errno = error;
+	return pid;
+}
+
 static pid_t start_init(const struct plan *plan, struct keeper *keeper, const int *shared,
 			struct failure *f, int *pidfd)
 {
@@ -149,7 +170,7 @@ static pid_t start_init(const struct plan *plan, struct keeper *keeper, const in
 	/* Init makes the network namespace itself, beside its other work. */
 	uint32_t flags = join.opcode ? 0 : take_u32(&op.body) & ~(uint32_t)CLONE_NEWNET;
 	int inside = 0;
-	pid_t pid = cgroup_clone(flags, pidfd, &inside);
+	pid_t pid = clone_sparing(flags, pidfd, &inside);
 	if (pid < 0) {
 		fail(f, "clone");
 		end_launcher(STAGE_CLONE, f);

@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,37 @@ def test_a_flood_is_bounded_and_others_work_meanwhile(
         assert second.returncode == 0, second.stderr
         assert subprocess.run(["true"], check=False).returncode == 0
         assert 0 < own_peak_kib(running) < OWN_KIB
+
+
+def own_tasks() -> int:
+    """How many processes and threads this user has."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if path.stat().st_uid == os.getuid():
+                found += len(os.listdir(path / "task"))
+    return found
+
+
+def test_a_fork_bomb_leaves_the_user_processes(sbx: Sbx, attack_rootfs: Path) -> None:
+    """Also where the user may have fewer than the policy lets the sandbox have."""
+    low = ("prlimit", f"--nproc={own_tasks() + 400}")
+    words = ("run", "-d", "--name", "bomb", attack_rootfs, "/attack", "forks", "0", "hold")
+    argv = [*low, sbx.path, *map(str, words)]
+    done = subprocess.run(argv, env=sbx.env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    try:
+        end = time.monotonic() + 30
+        while not (made := sbx("logs", "bomb").stdout) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert 100 < int(made) < 400
+        script = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait"
+        done = subprocess.run(
+            [*low, "sh", "-c", script], capture_output=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    finally:
+        sbx("rm", "-f", "bomb")
 
 
 def test_descriptors_in_flight_leave_the_user_some(
