@@ -35,6 +35,7 @@ def test_killed_at_any_time(
     sbx: Sbx, attack_rootfs: Path, part: str, init: str, steps: range
 ) -> None:
     """The payload is a tree of 20 that ignore signals and have left their session and parent."""
+    sbx("run", attack_rootfs, "/probe", "--ids")  # the first run of all has other children too
     for delay_ms in steps:
         before = Belongings.look(sbx.cache)
         running = sbx.start("run", init, attack_rootfs, "/attack", "tree")
