@@ -3,12 +3,13 @@
 DO := sh tests/support/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench bench-vm soak native fuzz containment vm vm-processors vm-systemd clean
+.PHONY: help setup run test coverage lint bench bench-vm soak native fuzz containment vm vm-processors vm-systemd clean
 
 help:
 	@echo "make run     build sbx and run one command in a sandbox, as an unprivileged user"
-	@echo "make test    lint, C tests with sanitizers, every Python test, with coverage, and all guests"
+	@echo "make test    lint, C tests with sanitizers, every Python test, and all guests"
 	@echo "make setup   install what is missing, build, and install sbx into a virtual environment"
+	@echo "make coverage  the Python tests again, each process measured: branch coverage (half as fast)"
 	@echo "make lint    ruff, mypy --strict"
 	@echo "make native  C tests with AddressSanitizer and UBSan, and a short fuzz of the decoder"
 	@echo "make fuzz    a longer fuzz of the decoder (FUZZ_SECONDS, default 300) and of all Python readers"
@@ -29,6 +30,9 @@ run:
 
 test:
 	@$(DO) packages-test user venv-dev build lint native debian tests
+
+coverage:
+	@$(DO) packages-test user venv-dev build debian coverage
 
 lint:
 	@$(DO) venv-dev lint

@@ -303,15 +303,16 @@ native() {
 
 run_pytest() {
     sync_source
-    data=$(user_home)/.cache/sbx-dev/coverage-$key
+    data=$(user_home)/.cache/sbx-dev/pytest-$key
     as_user sh -c "rm -rf '$data' && mkdir -p '$data'"
     say "pytest as $(user_name)"
     status=0
-    as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$data/hypothesis" \
+    as_user env COVERAGE_FILE="$data/coverage" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$data/hypothesis" \
         timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-3600}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
-        "$venv/bin/python" -m coverage run -m pytest -p no:cacheprovider ${PYTEST_ARGS:-} || status=$?
+        "$venv/bin/python" ${covered:+-m coverage run} -m pytest -p no:cacheprovider ${PYTEST_ARGS:-} || status=$?
+    [ -n "${covered:-}" ] || return $status
     say "branch coverage"
-    as_user env COVERAGE_FILE="$data/data" COVERAGE_RCFILE="$source/pyproject.toml" sh -c 'cd "$1" && "$2" -m coverage combine -q && "$2" -m coverage report' \
+    as_user env COVERAGE_FILE="$data/coverage" COVERAGE_RCFILE="$source/pyproject.toml" sh -c 'cd "$1" && "$2" -m coverage combine -q && "$2" -m coverage report' \
         sh "$source" "$venv/bin/python" || true
     return $status
 }
@@ -454,6 +455,7 @@ for word; do
         containment) containment ;;
         debian) make_debian ;;
         pytest) run_pytest ;;
+        coverage) (covered=yes; run_pytest) ;;
         pytest-root) run_pytest_root ;;
         vm) run_vm ;;
         vm-processors) run_vm_processors ;;
