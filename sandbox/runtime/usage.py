@@ -109,7 +109,7 @@ def processes(folder: Folder) -> list[Process]:
     members = _members(init, {pid: int(fields[_PARENT]) for pid, (_, fields) in stats.items()})
     users = _user_map(members)
     shown = (_process(pid, *stats[pid], users) for pid in members)
-    return [process for process in shown if process.state not in "ZX"]
+    return [process for process in shown if process and process.state not in "ZX"]
 
 
 def _members(init: int, parents: dict[int, int]) -> list[int]:
@@ -157,13 +157,16 @@ def _user_map(members: list[int]) -> list[tuple[int, int, int]]:
 
 def _process(
     pid: int, name: bytes, fields: list[bytes], users: list[tuple[int, int, int]]
-) -> Process:
+) -> Process | None:
+    """What /proc tells of a process; None when it has gone meanwhile."""
     status = {
         key: words.split()
         for line in (_read(f"/proc/{pid}/status") or b"").splitlines()
         for key, _, words in [line.partition(b":")]
         if key in (b"NSpid", b"Uid")
     }
+    if not status:
+        return None
     numbers, ids = status.get(b"NSpid", []), status.get(b"Uid", [])
     outside = int(ids[1]) if len(ids) > 1 else -1
     inside = [first + outside - at for first, at, count in users if at <= outside < at + count]

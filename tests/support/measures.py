@@ -332,8 +332,13 @@ KERNEL = (
     ),
     Measure(
         "the filter: limits of the init",
-        (probe("init_limits"),),
+        (probe("init_limits", "default"),),
         patch=patches.no_clauses("PRLIMIT"),
+    ),
+    Measure(
+        "the filter: limits of others under strict",
+        (probe("init_limits"),),
+        patch=patches.no_clauses("PRLIMIT_OWN"),
     ),
     Measure(
         "no leases on files",

@@ -308,7 +308,7 @@ run_pytest() {
     say "pytest as $(user_name)"
     status=0
     as_user env COVERAGE_FILE="$data/coverage" COVERAGE_RCFILE="$source/pyproject.toml" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$data/hypothesis" \
-        timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-3600}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
+        timeout --foreground --signal=INT --kill-after=30 "${PYTEST_SECONDS:-3600}" sh -c 'cd "$1" && shift && exec "$@"' sh "$source" \
         "$venv/bin/python" ${covered:+-m coverage run} -m pytest -p no:cacheprovider ${PYTEST_ARGS:-} || status=$?
     [ -n "${covered:-}" ] || return $status
     say "branch coverage"
@@ -322,7 +322,7 @@ run_pytest_root() {
     sync_source
     say "pytest as root"
     (cd "$source" && env PYTHONDONTWRITEBYTECODE=1 SBX_TEST_SBX="$venv/bin/sbx" SBX_TEST_DEBIAN="$(debian_path)" \
-        timeout --signal=INT --kill-after=30 "${PYTEST_SECONDS:-1800}" "$venv/bin/python" -m pytest -p no:cacheprovider \
+        timeout --foreground --signal=INT --kill-after=30 "${PYTEST_SECONDS:-1800}" "$venv/bin/python" -m pytest -p no:cacheprovider \
         ${PYTEST_ROOT_ARGS:-tests/kernel/privileged})
 }
 

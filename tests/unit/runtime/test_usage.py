@@ -9,9 +9,10 @@ import pytest
 from sandbox.errors import StateError
 from sandbox.linux.paths import native
 from sandbox.runtime import control
+from sandbox.runtime import usage as usage_module
 from sandbox.runtime.inspect import details
 from sandbox.runtime.registry import Folder
-from sandbox.runtime.usage import usage
+from sandbox.runtime.usage import processes, usage
 from tests.support.living import living
 
 FILES = {
@@ -95,3 +96,16 @@ def test_a_pause_is_over_when_all_have_stopped(
     (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
     control.pause(folder)
     control.unpause(folder)
+
+
+def test_a_process_that_goes_meanwhile_is_not_shown(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [one.inner_pid for one in processes(folder)][:1] == [1]
+    read = usage_module._read
+
+    def gone(path: str, *most: int) -> bytes | None:
+        return None if path.endswith("/status") else read(path, *most)
+
+    monkeypatch.setattr(usage_module, "_read", gone)
+    assert processes(folder) == []
