@@ -194,8 +194,9 @@ def test_a_persistent_layer_is_held_as_long_as_it_lives(
     own: Sbx, rootfs: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
-    done = own("run", "-d", "--name", "x", "--persist", kept, rootfs, "sh", "-c", "echo 1 >/f; cat")
+    done = own("run", "-d", "--name", "x", "--persist", kept, rootfs, "sh", "-c", "echo 1 >/f")
     assert done.returncode == 0, done.stderr
+    wait_for(lambda: state_of(own, "x") == "exited")
     done = own("run", "-d", "--name", "y", "--persist", kept, rootfs, "sleep", "1000")
     assert done.returncode == 0, done.stderr
     assert own("run", "--persist", kept, rootfs, "true").returncode == 125

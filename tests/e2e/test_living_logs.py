@@ -238,7 +238,7 @@ def test_attach_to_a_terminal_of_its_own(
     assert b"30 100" in first.seen
     first.resize(41, 132)
     os.write(first.master, b"until stty size | grep '41 132'; do sleep 0.1; done\n")
-    first.wait_for(b"\n41 132")
+    first.wait_for(b"41 132\r\n")
     os.write(first.master, b"\x10\x11")
     first.wait_for(b"which goes on")
     assert first.end() == 0

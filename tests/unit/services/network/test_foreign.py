@@ -182,4 +182,5 @@ def test_the_program_ends_with_what_watches_it(tmp_path: Path) -> None:
 
 def test_a_program_starts_with_the_kernel_s_own_signals() -> None:
     with watched("/bin/sh", "-c", "grep SigIgn /proc/$$/status >&2; exit 5") as (_, _, channel):
-        assert channel.recv(4096).endswith(b"SigIgn:0000000000000000")
+        ignored = int(channel.recv(4096).rpartition(b"SigIgn:")[2], 16)
+        assert ignored & ~0x180000000 == 0  # but 32 and 33, which libc keeps
