@@ -105,7 +105,7 @@ static void on_record(struct keeper *k, const struct event_head *head, const voi
 		close(fds[i]);
 }
 
-static void forward_records(struct keeper *k)
+void forward_records(struct keeper *k)
 {
 	_Alignas(8) char record[RECORD_BYTES];
 	struct event_head head;

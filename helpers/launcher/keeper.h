@@ -61,6 +61,9 @@ void keeper_leave_to_child(struct keeper *k, const int child[3]);
 void keeper_watch(struct keeper *k, pid_t pid, int pidfd, int has_init, int tenant);
 void keeper_finish(struct keeper *k);
 
+/* Write down, and tell who started us, the records that have come. */
+void forward_records(struct keeper *k);
+
 /* Orders (orders.c): from who started us, from signals to us, from clients; what they come to. */
 void on_upstream(struct keeper *k);
 void on_signal(struct keeper *k);

@@ -126,6 +126,8 @@ void answer(struct keeper *k, int client)
 		result = -1;
 	}
 	reply[0] = result < 0 ? errno : 0;
+	/* Who has the answer may read at once what it changed. */
+	forward_records(k);
 	send_with(client, reply, sizeof(reply), fds, count);
 }
 

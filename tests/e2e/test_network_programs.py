@@ -286,11 +286,11 @@ def test_iperf3(run: Callable[..., Done], reverse: tuple[str, ...]) -> None:
     need("iperf3")
     port = free_port()
     with process("iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", port, port=port):
-        words = ("iperf3", "-c", "host", "-p", port, "-n", "64M", "-J", *reverse)
+        words = ("iperf3", "-c", "host", "-p", port, "-n", "256M", "-J", *reverse)
         done = run(*words, allow=(f"host:{port}/tcp",))
     assert done.code == 0, done.out
     moved = json.loads(done.out)["end"]["sum_received"]["bytes"]
-    assert moved >= 32 << 20, "what is still on its way when the client ends is not counted"
+    assert moved >= 128 << 20, "what is still on its way when the client ends is not counted"
     (row,) = [
         row
         for row in done.account["destinations"]

@@ -10,7 +10,9 @@ from sandbox.errors import StateError
 from sandbox.linux.paths import native
 from sandbox.runtime import control
 from sandbox.runtime import usage as usage_module
+from sandbox.runtime.history import read_history
 from sandbox.runtime.inspect import details
+from sandbox.runtime.keeper import Keeper
 from sandbox.runtime.registry import Folder
 from sandbox.runtime.usage import processes, usage
 from tests.support.living import living
@@ -109,3 +111,18 @@ def test_a_process_that_goes_meanwhile_is_not_shown(
 
     monkeypatch.setattr(usage_module, "_read", gone)
     assert processes(folder) == []
+
+
+def test_an_order_is_written_down_before_it_is_answered(folder: Folder) -> None:
+    os.sched_setaffinity(0, one := {min(usable := os.sched_getaffinity(0))})
+    try:
+        os.sched_setaffinity(folder.description.pid, one)
+        os.setpriority(os.PRIO_PROCESS, folder.description.pid, 19)
+        with Keeper(folder) as keeper:
+            for _ in range(300):
+                keeper.freeze()
+                assert read_history(folder).state == "paused"
+                keeper.thaw()
+                assert read_history(folder).state == "running"
+    finally:
+        os.sched_setaffinity(0, usable)
