@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -51,6 +52,26 @@ def test_there_and_back(net: Space, six: bool, size: int) -> None:
         assert got == data
         outer.sendto(data[::-1], peer)
         assert inner.recv(1 << 16) == data[::-1]
+
+
+@both
+def test_many_at_once_arrive_apart_and_in_order(net: Space, six: bool) -> None:
+    contents = [bytes([n]) * size for n, size in enumerate([1400] * 70 + [90, 1400, 0, 8, 8, 9])]
+    with server(six) as outer, net.udp(six) as inner:
+        for sock in (outer, inner):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        inner.connect((GATEWAY[six], outer.getsockname()[1]))
+        inner.send(b"hello")
+        peer = outer.recvfrom(100)[1]
+        os.kill(net.supervisor.pid, signal.SIGSTOP)  # so that they wait for it together
+        try:
+            for content in contents:
+                inner.send(content)
+                outer.sendto(content, peer)
+        finally:
+            os.kill(net.supervisor.pid, signal.SIGCONT)
+        assert [outer.recv(1 << 16) for _ in contents] == contents
+        assert [inner.recv(1 << 16) for _ in contents] == contents
 
 
 @both

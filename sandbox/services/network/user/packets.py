@@ -20,8 +20,10 @@ ICMP, TCP, UDP, FRAGMENT6, ICMPV6 = 1, 6, 17, 44, 58
 VNET_SIZE = 10
 PLAIN = bytes(VNET_SIZE)
 # flags, gso type, header length, segment size, start of the sum, offset of its field
-NEEDS_CSUM_UDP4 = struct.pack("=BBHHHH", 1, 0, 0, 0, 20, 6)
-NEEDS_CSUM_UDP6 = struct.pack("=BBHHHH", 1, 0, 0, 0, 40, 6)
+_VNET = struct.Struct("=BBHHHH")
+NEEDS_CSUM_UDP4 = _VNET.pack(1, 0, 0, 0, 20, 6)
+NEEDS_CSUM_UDP6 = _VNET.pack(1, 0, 0, 0, 40, 6)
+_GSO_UDP_L4 = 5
 
 SYN, RST, ACK = 2, 4, 16
 TTL = 64
@@ -123,10 +125,20 @@ def ip_header(source: bytes, target: bytes, protocol: int, length: int) -> bytes
     return _IP4.pack(0x45, 0, total, 0, 0x4000, TTL, protocol, 0xFFFF - total_sum, source, target)
 
 
-def udp_header(source: bytes, sport: int, target: bytes, dport: int, length: int) -> bytes:
-    """virtio, IP and UDP headers for `length` bytes of payload; the kernel completes the sum."""
+def udp_header(
+    source: bytes, sport: int, target: bytes, dport: int, length: int, each: int = 0
+) -> bytes:
+    """virtio, IP and UDP headers for `length` bytes of payload; the kernel completes the sum.
+
+    With `each` the payload is that of several datagrams of so many bytes, the last of fewer or as
+    many, which the kernel parts.
+    """
     whole = 8 + length
-    first = NEEDS_CSUM_UDP4 if len(source) == 4 else NEEDS_CSUM_UDP6
+    if each:
+        start = 20 if len(source) == 4 else 40
+        first = _VNET.pack(1, _GSO_UDP_L4, start + 8, each, start, 6)
+    else:
+        first = NEEDS_CSUM_UDP4 if len(source) == 4 else NEEDS_CSUM_UDP6
     partial = pseudo(source, target, UDP, whole)
     return (
         first

@@ -29,6 +29,7 @@ from socket import (
 )
 
 from sandbox.services.network.user import packets
+from sandbox.services.network.user.train import Train
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,10 +56,23 @@ SWEEP_S = 5.0
 LOCAL_PORT = 49152
 
 
-class _Flow:
-    """One flow of the sandbox and its socket on the host; `length` is that of `header`."""
+class Flow:
+    """One flow of the sandbox and its socket on the host; `length` is that of `header`.
 
-    __slots__ = ("answered", "counters", "header", "length", "own", "remote", "seen", "sock")
+    The datagrams of one that is `alone` are sent one by one.
+    """
+
+    __slots__ = (
+        "alone",
+        "answered",
+        "counters",
+        "header",
+        "length",
+        "own",
+        "remote",
+        "seen",
+        "sock",
+    )
 
     def __init__(
         self, sock: socket, counters: Destination, own: tuple[bytes, int], remote: tuple[bytes, int]
@@ -69,6 +83,7 @@ class _Flow:
         self.remote = remote
         self.seen = 0.0
         self.answered = False
+        self.alone = False
         self.header = b""
         self.length = -1
 
@@ -94,13 +109,14 @@ class Udp:
         self._account = setting.account
         self._tun = tun
         self._resolver = resolver
-        self._flows: dict[bytes, _Flow] = {}
+        self._flows: dict[bytes, Flow] = {}
         # By the flow of the answer, and by the host's socket and client.
         self._clients: dict[bytes, _Client] = {}
         self._ways_in: dict[tuple[int, Any], tuple[bytes, int]] = {}
-        self._buffer = memoryview(bytearray(packets.VNET_SIZE + 48 + DATAGRAM_MAX))
+        self._buffer = memoryview(bytearray(packets.VNET_SIZE + 48 + 2 * DATAGRAM_MAX))
+        self._trains = True
         tun.take[packets.UDP] = self.take
-        tun.known = self.take_known
+        tun.short = Train(self._flows, self._send)
         self._loop.later(SWEEP_S, self._sweep)
 
     def take(self, packet: memoryview, parsed: Parsed) -> None:
@@ -123,28 +139,14 @@ class Udp:
             flow = self._open(key, packet, parsed)
             if flow is None:
                 return
-        self._send(flow, packet, payload, end)
+        self._send(flow, packet[payload:end])
 
-    def take_known(self, packet: memoryview) -> bool:
-        """The short way for most: IPv4 without options, of a flow that there is."""
-        if len(packet) < 28 or packet[0] != 0x45 or packet[9] != packets.UDP:
-            return False
-        # Addresses and ports stand side by side, as in the key.
-        flow = self._flows.get(bytes(packet[12:24]))
-        if flow is None or packet[6] & 0x3F or packet[7]:
-            return False
-        end = 20 + (packet[24] << 8 | packet[25])
-        if not 28 <= end <= (packet[2] << 8 | packet[3]) <= len(packet):
-            return False
-        self._send(flow, packet, 28, end)
-        return True
-
-    def _send(self, flow: _Flow, packet: memoryview, payload: int, end: int) -> None:
+    def _send(self, flow: Flow, data: memoryview) -> None:
         flow.seen = self._loop.now()
         # An error of an earlier datagram is told by the next call, which then sends nothing.
         for _ in range(2):
             try:
-                flow.counters.sent += flow.sock.send(packet[payload:end])
+                flow.counters.sent += flow.sock.send(data)
                 return
             except BlockingIOError:
                 return
@@ -152,7 +154,7 @@ class Udp:
                 if error.errno == errno.EMSGSIZE:
                     return
                 if not self._errors(flow):
-                    self._refuse(packet[:end], flow.remote[0], error.errno)
+                    self._refuse(_as_sent(flow, data), flow.remote[0], error.errno)
                     return
 
     def publish(self, sock: socket, port: int) -> None:
@@ -164,7 +166,7 @@ class Udp:
         counters.connections = 0
         self._loop.watch(sock.fileno(), EPOLLIN, lambda _: self._client_ready(sock, port, counters))
 
-    def _open(self, key: bytes, packet: memoryview, parsed: Parsed) -> _Flow | None:
+    def _open(self, key: bytes, packet: memoryview, parsed: Parsed) -> Flow | None:
         """A new flow, or None when it is not to be: then all that can be done is done."""
         _, source, target, start, end = parsed
         sport, dport = packets.PORTS.unpack_from(packet, start)
@@ -202,7 +204,7 @@ class Udp:
             # As much as a normal user may have: bursts wait here while the process is elsewhere.
             sock.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)
             sock.connect((inet_ntop(sock.family, verdict.target), dport))
-            flow = _Flow(sock, counters, (source, sport), (target, dport))
+            flow = Flow(sock, counters, (source, sport), (target, dport))
             self._loop.watch(sock.fileno(), EPOLLIN, lambda mask: self._ready(flow, mask))
         except OSError as error:
             sock.close()
@@ -212,33 +214,56 @@ class Udp:
         self._flows[key] = flow
         return flow
 
-    def _ready(self, flow: _Flow, mask: int) -> None:
+    def _ready(self, flow: Flow, mask: int) -> None:
         if mask & EPOLLERR and not self._errors(flow):
             # An error without a message stays until it is asked for.
             flow.sock.getsockopt(SOL_SOCKET, SO_ERROR)
-        remote, own = flow.remote, flow.own
-        start = packets.VNET_SIZE + (28 if len(own[0]) == 4 else 48)
-        buffer, send = self._buffer, self._tun.send
-        into = buffer[start:]
-        received = flow.sock.recv_into
+        start = packets.VNET_SIZE + (28 if len(flow.own[0]) == 4 else 48)
+        buffer, received = self._buffer, flow.sock.recv_into
+        end, each = start, 0
         for _ in range(DATAGRAMS_A_ROUND):
             try:
-                size = received(into)
+                size = received(buffer[end:])
             except BlockingIOError:
                 break
             except OSError:
                 self._errors(flow)
                 break
-            if size != flow.length:
-                flow.header = packets.udp_header(*remote, *own, size)
-                flow.length = size
-            buffer[:start] = flow.header
-            send(buffer[: start + size])
-            flow.counters.received += size
             flow.answered = True
+            flow.counters.received += size
+            if end > start and (size > each or not size or end + size - start > DATAGRAM_MAX):
+                self._bring(flow, start, end, each)
+                buffer[start : start + size] = buffer[end : end + size]
+                end = start
+            if end == start:
+                each = size
+            end += size
+            if size < each or not size or not self._trains:
+                self._bring(flow, start, end, each)
+                end = start
+        if end > start:
+            self._bring(flow, start, end, each)
         flow.seen = self._loop.now()
 
-    def _errors(self, flow: _Flow) -> bool:
+    def _bring(self, flow: Flow, start: int, end: int, each: int) -> None:
+        """Send the sandbox what the buffer holds, datagrams of `each` bytes."""
+        buffer, size = self._buffer, end - start
+        if size > each:
+            buffer[:start] = packets.udp_header(*flow.remote, *flow.own, size, each)
+            if self._tun.send_segments(buffer[:end]):
+                return
+            self._trains = False
+            for at in range(start, end, each):
+                part = buffer[at : min(at + each, end)]
+                self._tun.send(packets.udp_header(*flow.remote, *flow.own, len(part)) + part)
+            return
+        if size != flow.length:
+            flow.header = packets.udp_header(*flow.remote, *flow.own, size)
+            flow.length = size
+        buffer[:start] = flow.header
+        self._tun.send(buffer[:end])
+
+    def _errors(self, flow: Flow) -> bool:
         """Pass on the ICMP errors that came for a flow; whether there was any."""
         found = False
         while True:
@@ -256,13 +281,13 @@ class Udp:
                 if (kind, code) != TOO_BIG[origin == SO_EE_ORIGIN_ICMP6]:
                     self._pass_on(flow, data, (kind, code), info)
 
-    def _pass_on(self, flow: _Flow, data: bytes, kind: tuple[int, int], info: int) -> None:
+    def _pass_on(self, flow: Flow, data: bytes, kind: tuple[int, int], info: int) -> None:
         """The error that came for a datagram of `data`, as if for the sandbox's own."""
-        sent = packets.udp_header(*flow.own, *flow.remote, len(data))[packets.VNET_SIZE :] + data
+        sent = _as_sent(flow, data)
         sender = self._setting.site.gateway(flow.own[0])
         self._tun.send(packets.error_for(sent, sender, (kind, kind), info))
 
-    def _refuse(self, packet: memoryview, target: bytes, failure: int | None) -> None:
+    def _refuse(self, packet: bytes | memoryview, target: bytes, failure: int | None) -> None:
         if self._setting.limits.error_rate.take(self._loop.now()):
             sender = self._setting.site.gateway(target)
             self._tun.send(packets.error_for(packet, sender, packets.kinds_of(failure)))
@@ -334,6 +359,11 @@ class Udp:
         flow = self._flows.pop(key)
         self._loop.forget(flow.sock.fileno())
         flow.sock.close()
+
+
+def _as_sent(flow: Flow, data: bytes | memoryview) -> bytes:
+    """The packet of a datagram, as the sandbox sent it but for the sum."""
+    return packets.udp_header(*flow.own, *flow.remote, len(data))[packets.VNET_SIZE :] + data
 
 
 class _Answer:
