@@ -47,6 +47,7 @@ _IP, _IP_TRANSPARENT = 0, 19
 _IPV6, _IPV6_V6ONLY, _IPV6_TRANSPARENT = 41, 26, 75
 _TCP = b"\6"
 _SYN_BITS, _SYN = b"\x17", b"\2"  # of FIN, SYN, RST, ACK
+_NOBODY = 2  # a port of the listeners' addresses where no transparent socket is
 
 
 def names(facts: NetworkFacts) -> tuple[str, ...]:
@@ -130,19 +131,29 @@ def _ways(mtu: int, facts: NetworkFacts) -> ops.Netlink:
 def _rules(facts: NetworkFacts) -> ops.Netlink:
     inet, table = nftables.INET, "sbx"
     tcp = nftables.matches(nftables.load_meta(nftables.META_L4PROTO), _TCP)
-    rules = []
+    # While an accepted connection takes the place of its request, a look-up can miss both. Given to
+    # the listener, its segment would be answered by a reset; dropped, it is sent again.
+    missed = (*tcp, *_where_from(), *_without_syn(), nftables.verdict(nftables.DROP))
+    drop = nftables.rule(inet, table, "prerouting", *missed)
+    stand: list[bytes] = []
+    begin: list[bytes] = []
+    out: list[bytes] = []
     for size in _families(facts):
         family = nftables.IPV4 if size == 4 else nftables.IPV6
         of_family = nftables.matches(nftables.load_meta(nftables.META_NFPROTO), bytes([family]))
         listener = _LISTENER4 if size == 4 else _LISTENER6
-        given = nftables.transparent(family, listener, _PORT)
-        arrives = (*of_family, *tcp, *_where_from(), *given, nftables.verdict(nftables.ACCEPT))
-        rules.append(nftables.rule(inet, table, "prerouting", *arrives))
+        arrives = (*of_family, *tcp, *_where_from())
+        for rules, which, port in ((stand, _without_syn(), _NOBODY), (begin, (), _PORT)):
+            given = (
+                *nftables.transparent(family, listener, port),
+                nftables.verdict(nftables.ACCEPT),
+            )
+            rules.append(nftables.rule(inet, table, "prerouting", *arrives, *which, *given))
         leaves = (*tcp, *_not_inside(size, facts), *nftables.set_mark(_MARK))
         if facts.tun_error:
             leaves = (*of_family, *leaves)
         if facts.tun_error or size == 4:
-            rules.append(nftables.rule(inet, table, "output", *leaves))
+            out.append(nftables.rule(inet, table, "output", *leaves))
     chains = (
         nftables.chain(
             inet, table, "output", kind="route", hook=nftables.OUTPUT, priority=nftables.MANGLE
@@ -156,7 +167,9 @@ def _rules(facts: NetworkFacts) -> ops.Netlink:
             priority=nftables.MANGLE,
         ),
     )
-    messages = nftables.transaction(nftables.table(inet, table), *chains, *rules)
+    messages = nftables.transaction(
+        nftables.table(inet, table), *chains, *stand, drop, *begin, *out
+    )
     what = "turn TCP that leaves back to a transparent listener"
     return _talk(what, netlink.NETFILTER, *messages)
 
@@ -166,6 +179,15 @@ def _where_from() -> tuple[bytes, ...]:
     return (
         *nftables.matches(nftables.load_meta(nftables.META_IIF), pack("=I", netlink.LOOPBACK)),
         *nftables.matches(nftables.load_meta(nftables.META_MARK), pack("=I", _MARK)),
+    )
+
+
+def _without_syn() -> tuple[bytes, ...]:
+    """What belongs to a connection that there is; it is given to its socket, if that is found."""
+    return (
+        nftables.load_payload(nftables.TRANSPORT, 13, 1),
+        nftables.mask(_SYN),
+        nftables.compare(nftables.EQ, b"\0"),
     )
 
 

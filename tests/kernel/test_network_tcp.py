@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sandbox.services.network.user import packets
 from tests.support.netspace import (
     DNS4,
     DNS6,
@@ -413,3 +414,35 @@ def test_without_a_tun_connections_are_accepted_first() -> None:
         with net.udp() as names:
             names.sendto(b"who", (DNS4, 53))
             assert names.recv(100) == b"datagram who"
+
+
+@both
+def test_a_segment_whose_socket_is_not_found_is_not_reset(six: bool) -> None:
+    """As happens while the kernel exchanges a request for the connection: it is sent again."""
+    with space() as net:
+        family, source, target = (
+            (socket.AF_INET6, SANDBOX6, GATEWAY6) if six else (socket.AF_INET, SANDBOX4, GATEWAY4)
+        )
+        own, other = (socket.inet_pton(family, text) for text in (source, target))
+
+        def resets() -> int:
+            names, counts = (
+                line.split()
+                for line in net.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+                if line.startswith("Tcp:")
+            )
+            return int(counts[names.index("OutRsts")])
+
+        with net.make(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+            raw.bind((source, 0))
+            for flags, answers in (
+                (packets.ACK, 0),
+                (packets.ACK | 1, 0),
+                (packets.SYN | packets.ACK, 1),
+            ):
+                segment = bytearray(struct.pack("!HHIIBBHHH", 999, 9, 1, 1, 5 << 4, flags, 9, 0, 0))
+                total = packets.ones(segment) + packets.pseudo(own, other, packets.TCP, 20)
+                segment[16:18] = (0xFFFF - total % 0xFFFF).to_bytes(2, "big")
+                before = resets()
+                raw.sendto(segment, (target, 0))
+                assert resets() - before == answers

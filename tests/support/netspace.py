@@ -45,20 +45,6 @@ route add default dev tun0
 rule add fwmark 1 lookup 100
 route add local default dev lo table 100
 """
-TURN = f'iifname "lo" meta mark {MARK} meta l4proto tcp meta nfproto'
-RULES = f"""
-table inet sbx {{
-  chain output {{
-    type route hook output priority mangle
-    meta l4proto tcp oifname != "lo" tcp flags & (syn | ack | rst | fin) != syn meta mark set {MARK}
-  }}
-  chain prerouting {{
-    type filter hook prerouting priority mangle
-    {TURN} ipv4 tproxy ip to {LISTEN4}:1 accept
-    {TURN} ipv6 tproxy ip6 to [{LISTEN6}]:1 accept
-  }}
-}}
-"""
 
 
 def addresses() -> tuple[bytes, ...]:
@@ -73,6 +59,10 @@ def hold(fd: int, tun: bool) -> None:
     """In the new namespace: make what the supervisor needs, then sockets on request."""
     import fcntl
 
+    from sandbox.host.network import NetworkFacts
+    from sandbox.linux import netlink
+    from sandbox.plan import endpoints
+
     channel = socket.socket(fileno=fd)
     made: dict[str, int] = {}
     if tun:
@@ -84,10 +74,8 @@ def hold(fd: int, tun: bool) -> None:
         subprocess.run(["ip", "link", "add", "tun0", "type", "veth"], check=True)
     for option, lines in (((), LINKS), (("-4",), ROUTES), (("-6",), ROUTES)):
         subprocess.run(["ip", *option, "-batch", "-"], input=lines.encode(), check=True)
-    rules = RULES
-    if not tun:
-        rules = rules.replace("tcp flags & (syn | ack | rst | fin) != syn ", "")
-    subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
+    rules = endpoints._rules(NetworkFacts("" if tun else "none is wanted", "", ""))
+    netlink.ask(rules.protocol, rules.batch)
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
     sockets = []
     for digit, family, address in (("4", socket.AF_INET, LISTEN4), ("6", socket.AF_INET6, LISTEN6)):
