@@ -31,6 +31,8 @@ def outcome_of(test: str, measure: Measure, sbx: Sbx) -> int:
     launcher = Path(sbx.path).with_name("sbx-launcher")
     env = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     env |= {"SBX_TEST_SBX": sbx.path, VARIABLE: measure.name}
+    # A test that turns red may leave a sandbox that nobody could end.
+    env["XDG_STATE_HOME"] = sbx.env["XDG_STATE_HOME"]
     env |= {LAUNCHER_VARIABLE: str(launcher)} if launcher.exists() else {}
     words = ["-q", "-x", "-p", "no:cacheprovider", "-p", "tests.support.without", test]
     done = subprocess.run(
